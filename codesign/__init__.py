@@ -1,0 +1,1 @@
+"""codesign: hardware simulation and co-design explorer for neural networks."""

@@ -1,0 +1,163 @@
+"""The Graph: operator IR with typed tensors, every dimension a known integer, operations in topological order.
+
+A Graph is a value. Transforms take one and return another; nothing else builds or edits it after the front end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from codesign.dtypes import dtype, numpy_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Name, shape and element type of a value. `shape` holds ints only."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return dtype(self.dtype).bytes_for(self.elements)
+
+
+class Weight:
+    """A constant whose values are read, made or derived only when asked for.
+
+    `load` returns the array, or is None when the values are absent (a structure-only model): simulation needs none.
+    """
+
+    __slots__ = ("_load", "_value", "is_parameter", "tensor")
+
+    def __init__(
+        self,
+        tensor: Tensor,
+        value: np.ndarray[Any, Any] | None = None,
+        load: Callable[[], np.ndarray[Any, Any]] | None = None,
+        is_parameter: bool = True,
+    ) -> None:
+        self.tensor = tensor
+        self._value = value
+        self._load = load
+        self.is_parameter = is_parameter
+
+    @property
+    def has_value(self) -> bool:
+        return self._value is not None or self._load is not None
+
+    @property
+    def inline(self) -> np.ndarray[Any, Any] | None:
+        """The array if it is already in memory, else None: never reads a file."""
+        return self._value
+
+    def array(self) -> np.ndarray[Any, Any] | None:
+        """The values, shape and type as in `tensor`; None when absent. Not kept: the caller owns the memory."""
+        if self._value is not None:
+            return self._value
+        return self._load() if self._load is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation.
+
+    `kind` names the operator (ONNX's name, or ours for a fused form); `inputs` holds tensor names, "" for an absent
+    optional. `epilogue` holds elementwise or per-channel operations computed on the result before it is stored: each
+    reads the value so far as its input "@" beside tensors of its own. `sources` are the ONNX nodes it came from.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
+    opset: int = 0
+    sources: tuple[str, ...] = ()
+    epilogue: tuple[Op, ...] = ()
+    bodies: Mapping[str, Graph] = field(default_factory=dict)
+
+    def reads(self) -> Iterator[str]:
+        """Names of all tensors read, the epilogue's and (for control flow) the captured outer values included."""
+        yield from (name for name in self.inputs if name and name != "@")
+        for follower in self.epilogue:
+            yield from (name for name in follower.inputs if name and name != "@")
+        for body in self.bodies.values():
+            yield from body.captured
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model. `tensors` describes every value by name; `weights` those that are constants."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    weights: Mapping[str, Weight]
+    ops: tuple[Op, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    captured: tuple[str, ...] = ()
+    source: str = ""
+    batch: int = 1
+    warnings: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values: elements of weights that are not shapes, masks or other folded constants."""
+        return sum(weight.tensor.elements for weight in self.weights.values() if weight.is_parameter)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(weight.tensor.bytes for weight in self.weights.values() if weight.is_parameter)
+
+    def with_ops(self, ops: tuple[Op, ...], **changes: Any) -> Graph:
+        """A copy with other operations, tensors and weights that nothing uses any more dropped."""
+        new = replace(self, ops=ops, **changes)
+        used = {name for op in new.ops for name in (*op.reads(), *op.outputs) if name}
+        used.update(new.inputs, new.outputs)
+        return replace(
+            new,
+            tensors={name: tensor for name, tensor in new.tensors.items() if name in used},
+            weights={name: weight for name, weight in new.weights.items() if name in used},
+        )
+
+    def producers(self) -> dict[str, Op]:
+        """The operation that writes each tensor."""
+        return {name: op for op in self.ops for name in op.outputs if name}
+
+    def consumers(self) -> dict[str, list[Op]]:
+        """The operations that read each tensor, in order; graph outputs are not operations and are not listed."""
+        readers: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for name in op.reads():
+                readers.setdefault(name, []).append(op)
+        return readers
+
+
+def seeded_weight(tensor: Tensor, seed: int) -> np.ndarray[Any, Any]:
+    """Reproducible values for an absent weight: normal with standard deviation 1/sqrt(fan-in) for matrices, and
+    values around one for vectors, so that activations keep their scale. The stream depends on the name, not the order.
+    """
+    import zlib
+
+    generator = np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
+    if not dtype(tensor.dtype).is_float:
+        return generator.integers(-8, 8, tensor.shape).astype(numpy_dtype(tensor.dtype))
+    if len(tensor.shape) < 2:
+        values = 1.0 + 0.1 * generator.standard_normal(tensor.shape, dtype=np.float32)
+        return np.asarray(values).astype(numpy_dtype(tensor.dtype))
+    fan_in = max(1, tensor.elements // max(tensor.shape[0], 1))
+    values = generator.standard_normal(tensor.shape, dtype=np.float32) / np.float32(math.sqrt(fan_in))
+    return values.astype(numpy_dtype(tensor.dtype))
