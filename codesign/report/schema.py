@@ -25,8 +25,10 @@ class OpRecord(_Record):
     op: str = Field(description="operator kind, such as Conv, MatMul, Attention")
     macs: int = Field(ge=0, description="multiply-accumulates")
     bytes: int = Field(ge=0, description="bytes of all operands read and written, each counted once")
-    latency_s: float = Field(ge=0, description="seconds from its first task's start to its last task's end")
-    start_s: float = Field(ge=0, description="seconds from the start of the run to its first task's start")
+    latency_s: float = Field(ge=0, description="seconds from its start to its last task's end")
+    start_s: float = Field(
+        ge=0, description="seconds from the start of the run to its first task's start, prefetches not counted"
+    )
     energy_J: float = Field(ge=0, description="joules spent by its tasks, static energy not included")
     resource: str = Field(description="the resource its tasks kept busy longest; empty when it has no task")
     bound: str = Field(description="what limits it, such as compute, memory, overhead; free when it costs nothing")
@@ -37,7 +39,7 @@ class ResourceRecord(_Record):
     """One resource of the device: a compute array, a DMA engine, a memory channel, a link."""
 
     busy_s: float = Field(ge=0, description="seconds in use, averaged over its servers")
-    utilisation: float = Field(ge=0, le=1, description="busy_s as a fraction of the latency")
+    utilisation: float = Field(ge=0, description="busy_s as a fraction of the latency")
     energy_J: float = Field(ge=0, description="joules spent by the tasks that ran on it")
 
 
@@ -61,7 +63,7 @@ class ReportDocument(_Record):
     fits: bool = Field(description="whether the model fits the device's memories")
     why: str = Field(description="why it fits or not, in words with numbers")
     levers: list[str] = Field(description="changes that would make it fit, or fit better, each with its amount")
-    utilisation: float = Field(ge=0, le=1, description="busy fraction of the busiest compute resource")
+    utilisation: float = Field(ge=0, description="busy fraction of the busiest compute resource")
     error_band: float | None = Field(description="mean relative error on the device class's validation data; or null")
     warnings: list[str] = Field(description="assumptions and fallbacks the reader should know")
     ops: list[OpRecord] = Field(description="operations in execution order")
