@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-SHARED_UNITS_PER_BYTE = 1 << 10
-"""Bandwidth is kept in units of 1/1024 byte a tick, so that a slow memory on a fast clock has an integer rate."""
+SHARED_UNITS_PER_BYTE = 1 << 16
+"""Bandwidth is kept in units of 1/65536 byte a tick, so that a slow memory on a fast clock has an integer rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ class Resource:
     """A named thing that tasks need.
 
     With `bytes_per_tick` unset it has `servers` identical exclusive servers, granted first come, first served (ties:
-    the earlier task). With it set, all firings in progress share that bandwidth equally (processor sharing).
+    the earlier task). With it set, all tasks that are moving data share that bandwidth equally (processor sharing);
+    a task moves one firing at a time, and the `duration` of each firing is a latency that follows, overlapped with
+    the next firing's transfer.
     """
 
     name: str
