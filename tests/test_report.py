@@ -32,18 +32,20 @@ def synthetic_report(layers: int = 12, device: str = "npu <test>", fits: bool = 
         kind = KINDS[index % len(KINDS)]
         macs = {"Conv": 90_000_000, "MatMul": 40_000_000}.get(kind, 0) * (1 + index // 5)
         size = 0 if kind == "Reshape" else 300_000 * (1 + index // 10)
-        compute, memory = macs / (4e12 * speed), size / (3e9 * speed)
-        latency = max(compute, memory)
+        compute, memory = macs / (1e12 * speed), size / (3e9 * speed)
+        latency = max(compute, 1.5 * memory)
         if latency:
             rows.append((index, "load weights", "dma", now, now + memory, memory, 8, size * 40e-12))
             rows.append((index, "multiply", "mac array", now, now + latency, compute, 64, macs * 0.5e-12))
-            rows.append((index, "store", "dma", now + latency / 2, now + latency, memory / 2, 8, size * 20e-12))
+            rows.append(
+                (index, "store", "dma", now + latency - memory / 2, now + latency, memory / 2, 8, size * 20e-12)
+            )
         ops.append(
             OpRecord(
                 name=f"/encoder/layers.{index // 5}/{kind}_{index}", onnx_nodes=[f"/node_{index}", f"/act_{index}"],
                 op=kind, macs=macs, bytes=size, latency_s=latency, start_s=now,
                 energy_J=size * 60e-12 + macs * 0.5e-12 * (latency > 0), resource="mac array" if latency else "",
-                bound=("compute" if compute > memory else "memory") if latency else "free",
+                bound=("compute" if compute > 1.5 * memory else "memory") if latency else "free",
                 cycles=round(latency * 1e9),
             )
         )  # fmt: skip
@@ -73,7 +75,7 @@ def synthetic_report(layers: int = 12, device: str = "npu <test>", fits: bool = 
     )  # fmt: skip
     live = [int(400_000 * (1 + np.sin(index / 6) ** 2)) for index in range(len(ops))]
     return Report(
-        document, tasks, live, Roof(peak_flops=8e12 * speed, dram_bandwidth=3e9 * speed, capacity_bytes=1 << 20)
+        document, tasks, live, Roof(peak_flops=2e12 * speed, dram_bandwidth=3e9 * speed, capacity_bytes=1 << 20)
     )
 
 
@@ -173,6 +175,12 @@ def test_table_lists_the_slowest_operations_first(report: Report) -> None:
     slowest = sorted(report.document.ops, key=lambda op: -op.latency_s)[:3]
     positions = [text.index(op.name[:20]) for op in slowest]
     assert positions == sorted(positions)
+
+
+def test_narrow_table_shortens_names_and_never_numbers(report: Report) -> None:
+    text = printed(report.to_table(top=5), 80)
+    slowest = sorted(report.document.ops, key=lambda op: -op.latency_s)[:5]
+    assert all(units.seconds(op.latency_s) in text and units.joules(op.energy_J) in text for op in slowest)
 
 
 def test_shares_sum_to_one(report: Report) -> None:

@@ -31,12 +31,20 @@ def summary(document: ReportDocument, top: int = 10) -> RenderableType:
     return Group(*parts)
 
 
+def _shrinking(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
 def _totals(document: ReportDocument) -> Table:
     """Three pairs of label and value a row."""
     table = Table.grid(padding=(0, 2))
     figures = key_figures(document)
     for start in range(0, len(figures), 3):
-        cells = [cell for label, value in figures[start : start + 3] for cell in (Text(label, "dim"), Text(value))]
+        cells = [
+            cell
+            for label, value in figures[start : start + 3]
+            for cell in (Text(label, "dim"), Text(value, no_wrap=True))
+        ]
         table.add_row(*cells)
     return table
 
@@ -45,9 +53,9 @@ def _slowest(document: ReportDocument, top: int) -> Table:
     shares = time_shares(document)
     ranked = sorted(range(len(shares)), key=lambda index: (-shares[index], index))[:top]
     covered = sum(shares[index] for index in ranked)
-    title = f"slowest {len(ranked)} of {len(shares)} operations: {units.percent(covered)} of their time"
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, width=None)
-    table.add_column("operation", overflow="ellipsis", no_wrap=True, max_width=34)
+    title = f"\nSlowest {len(ranked)} of {len(shares)} operations: {units.percent(covered)} of the time"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
+    table.add_column("operation", max_width=34)  # the one column that shrinks: the others must stay whole
     table.add_column("kind", overflow="ellipsis", no_wrap=True, max_width=14)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
@@ -59,15 +67,17 @@ def _slowest(document: ReportDocument, top: int) -> Table:
         op = document.ops[index]
         bar = "█" * round(_BAR_CELLS * shares[index] / longest) if longest else ""
         table.add_row(
-            Text(op.name), Text(op.op), units.seconds(op.latency_s), units.percent(shares[index]),
+            _shrinking(op.name), Text(op.op), units.seconds(op.latency_s), units.percent(shares[index]),
             Text(bar, "blue"), units.joules(op.energy_J), Text(op.bound),
         )  # fmt: skip
     return table
 
 
 def _resources(document: ReportDocument) -> Table:
-    table = Table(title="resources", title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("resource", overflow="ellipsis", no_wrap=True, max_width=34)
+    table = Table(
+        title="\nResources", title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False
+    )
+    table.add_column("resource", max_width=34)
     table.add_column("busy", justify="right", no_wrap=True)
     table.add_column("utilisation", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, min_width=20)
@@ -75,7 +85,7 @@ def _resources(document: ReportDocument) -> Table:
     for name, record in document.resources.items():
         bar = Text("█" * round(20 * min(record.utilisation, 1.0)), "blue")
         table.add_row(
-            Text(name), units.seconds(record.busy_s), units.percent(record.utilisation), bar,
+            _shrinking(name), units.seconds(record.busy_s), units.percent(record.utilisation), bar,
             units.joules(record.energy_J),
         )  # fmt: skip
     return table

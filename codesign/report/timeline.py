@@ -70,7 +70,7 @@ def _merge_ops(found: list[Span]) -> list[Span]:
 
 
 def _merge_neighbours(found: list[Span], limit: int) -> list[Span]:
-    """Join where the smaller of two and the gap between them are shortest. Spans come by resource and start, so neighbours in the list are in time too."""
+    """Join pairs of which the smaller span and the gap are shortest. Within a resource, spans come by start."""
     found = sorted(found, key=lambda span: (span.resource, span.start_s))
     gaps = sorted(
         (right.start_s - left.end_s + min(right.end_s - right.start_s, left.end_s - left.start_s), position)
