@@ -123,6 +123,25 @@ class Device(ABC):
         """Power drawn whatever is done: leakage, clocks, refresh. Charged over the whole latency as `static`."""
 
     @property
+    def clock_Hz(self) -> float | None:
+        """Clock in which the device's cycles are counted, or None when its time is not kept in cycles."""
+        return None
+
+    @property
+    def compute_resources(self) -> tuple[str, ...]:
+        """Names of the resources that do arithmetic; the busiest one's share is the report's utilisation."""
+        return ()
+
+    def peak_flops(self, dtype: str) -> float | None:
+        """Operations a second in `dtype` (two for each multiply-accumulate), the roofline's flat roof."""
+        return None
+
+    @property
+    def main_memory(self) -> tuple[float, int] | None:
+        """Bandwidth (bytes/s) and capacity (bytes) of the memory that holds the model, the roofline's slope."""
+        return None
+
+    @property
     def area_mm2(self) -> float | None:
         """Silicon area, or None when no source states what is needed to say."""
         return None

@@ -5,7 +5,7 @@ Every class is frozen and hashable, so equal work is mapped and simulated once. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from codesign.dtypes import dtype
@@ -238,10 +238,3 @@ class Collective(Work):
     pattern: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
     payload_bytes: int
     participants: int
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where an operand lies when its operation starts: resident in on-chip memory, or in the device's main memory."""
-
-    resident: tuple[bool, ...] = field(default_factory=tuple)

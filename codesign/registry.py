@@ -1,0 +1,141 @@
+"""Devices by name: the files of hwmodels/devices and of packages that add theirs by entry points."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from codesign.device import Device, Provenance
+from codesign.errors import BadParameter, nearest
+
+ENTRY_POINTS = "codesign.devices"
+"""Entry-point group whose values name packages that hold device files and, if they add one, a device class."""
+
+
+@cache
+def device_files() -> dict[str, Path]:
+    """Path of each device file by device name."""
+    packages = ["hwmodels.devices", *(point.value for point in metadata.entry_points(group=ENTRY_POINTS))]
+    folders = [Path(str(resources.files(package))) for package in packages]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def device_names() -> list[str]:
+    return sorted(device_files())
+
+
+def device(name: str, **overrides: Any) -> Device:
+    """The device called `name`, or of the YAML file at that path, with parameters replaced.
+
+    A nested parameter is named with dots: `device("h200", **{"dram.bandwidth": 4e12})`. Raises BadParameter, with the
+    nearest known names, for an unknown device or parameter or a value out of range.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else device_files().get(name)
+    if path is None or not path.is_file():
+        raise BadParameter(f"unknown device '{name}'{nearest(name, device_names()) or known_devices()}")
+    description = _read(path)
+    device_class = _device_class(description["class"])
+    parameters = _apply(description.get("parameters") or {}, overrides)
+    try:
+        built = device_class.parameters_model.model_validate(parameters)
+        provenance = Provenance.model_validate(description["provenance"])
+    except ValidationError as error:
+        raise BadParameter(_describe(error, path, device_class)) from error
+    if unknown := [key for key in overrides if not _known(built.model_dump(), key)]:
+        names = parameter_names(built.model_dump())
+        raise BadParameter(f"device '{name}' has no parameter '{unknown[0]}'{nearest(unknown[0], names)}")
+    changed = ", ".join(f"{key}={value}" for key, value in sorted(overrides.items()))
+    return device_class(f"{description['name']} ({changed})" if changed else description["name"], built, provenance)
+
+
+def known_devices() -> str:
+    return f"; known devices: {', '.join(device_names())}"
+
+
+def parameter_names(parameters: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all parameters, nested ones included."""
+    names = []
+    for key, value in parameters.items():
+        nested = isinstance(value, Mapping)
+        names += parameter_names(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+    return names
+
+
+@cache
+def _parsed(path: Path, modified: float) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise BadParameter(f"device file {path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    description = _parsed(path, path.stat().st_mtime)
+    if not isinstance(description, dict) or not {"name", "class", "provenance"} <= description.keys():
+        raise BadParameter(f"device file {path}: expected the keys name, class, provenance and parameters")
+    return description
+
+
+def _device_class(name: str) -> type[Device]:
+    packages = ["hwmodels", *(point.value for point in metadata.entry_points(group=ENTRY_POINTS))]
+    for package in packages:
+        try:
+            module = importlib.import_module(f"{package}.{name}.device")
+        except ModuleNotFoundError as error:
+            if error.name not in (f"{package}.{name}", f"{package}.{name}.device"):
+                raise
+            continue
+        found: type[Device] = module.DEVICE_CLASS
+        return found
+    raise BadParameter(f"unknown device class '{name}'")
+
+
+def _apply(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`parameters` with dotted overrides replaced, the original untouched."""
+    result = dict(parameters)
+    for dotted, value in overrides.items():
+        level = result
+        *path, last = dotted.split(".")
+        for key in path:
+            inner = level.get(key, {})
+            if not isinstance(inner, Mapping):
+                raise BadParameter(f"parameter '{dotted}': '{key}' is a single value and has no parts")
+            level[key] = dict(inner)
+            level = level[key]
+        level[last] = value
+    return result
+
+
+def _known(parameters: Mapping[str, Any], dotted: str) -> bool:
+    level: Any = parameters
+    for key in dotted.split("."):
+        if not isinstance(level, Mapping) or key not in level:
+            return False
+        level = level[key]
+    return True
+
+
+def _describe(error: ValidationError, path: Path, device_class: type[Device]) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        names = _field_names(device_class.parameters_model)
+        return f"device '{path.stem}' has no parameter '{where}'{nearest(where, names)}"
+    return f"device '{path.stem}', parameter '{where}' = {first.get('input')!r}: {first['msg'].lower()}"
+
+
+def _field_names(model: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all fields of a pydantic model."""
+    names = []
+    for name, field in model.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        names += _field_names(field.annotation, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return names
