@@ -1,0 +1,277 @@
+"""Normalisations: by stored statistics (BatchNormalization) or by those of a row, a group or a window of channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from codesign.graph import Op
+from codesign.ops.arguments import bad, normal_axis, operands, optional, required
+from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
+from codesign.work import Map, Reduce, Work
+
+# Scalar operations an element: mean (1), variance (3), shift and scale (2), gain and bias (2).
+_MEAN_VARIANCE_FLOPS = 8.0
+# Square and add (2), scale (1), gain (1).
+_ROOT_MEAN_SQUARE_FLOPS = 4.0
+
+
+def _row_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value], columns: int, flops: float) -> Reduce:
+    value = required(op, inputs, 0, "X")
+    return Reduce(
+        kind=op.kind,
+        reads=operands(inputs),
+        writes=tuple(output.operand() for output in outputs),
+        rows=value.elements // max(columns, 1),
+        columns=columns,
+        passes=2,
+        flops_per_element=flops,
+        dtype=value.dtype,
+    )
+
+
+def _per_channel(vector: Array, rank: int) -> Array:
+    return vector.reshape(-1, *(1,) * (rank - 2))
+
+
+def standardise(values: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array, Array]:
+    """(x - mean) / sqrt(variance + epsilon) over `axes`, with the mean and the reciprocal deviation (axes kept)."""
+    mean = values.mean(axis=axes, keepdims=True)
+    result = values - mean
+    variance = np.square(result).mean(axis=axes, keepdims=True)
+    inverse = (1 / np.sqrt(variance + np.asarray(epsilon, values.dtype))).astype(values.dtype)
+    result *= inverse
+    return result, mean, inverse
+
+
+def root_mean_square(values: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
+    """x / sqrt(mean(x^2) + epsilon) over `axes`, with the reciprocal root (axes kept)."""
+    mean = np.square(values).mean(axis=axes, keepdims=True)
+    inverse = (1 / np.sqrt(mean + np.asarray(epsilon, values.dtype))).astype(values.dtype)
+    return values * inverse, inverse
+
+
+@operator("BatchNormalization")
+class BatchNormalization(Operator):
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "X")
+        if len(value.shape) < 2:
+            raise bad(op, f"expected (batch, channels, ...), got {list(value.shape)}")
+        for index, what in enumerate(("scale", "B", "mean", "var"), start=1):
+            vector = required(op, inputs, index, what)
+            if vector.elements != value.shape[1]:
+                raise bad(op, f"'{what}' has {vector.elements} elements for {value.shape[1]} channels")
+        statistics = (value.shape[1:2], required(op, inputs, 3, "mean").dtype)
+        return [(value.shape, value.dtype), *[statistics] * (len(op.outputs) - 1)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values = required(op, inputs, 0, "X")
+        scale, shift, mean, variance = (required(op, inputs, index, "statistics") for index in range(1, 5))
+        epsilon, momentum = op.attributes.get("epsilon", 1e-5), op.attributes.get("momentum", 0.9)
+        running: list[Array] = []
+        if op.attributes.get("training_mode", 0):
+            axes = (0, *range(2, values.ndim))
+            stored = (mean, variance)
+            mean, variance = values.mean(axis=axes), values.var(axis=axes)
+            running = [
+                (old * momentum + new * (1 - momentum)).astype(old.dtype)
+                for old, new in zip(stored, (mean, variance), strict=True)
+            ]
+        gain = scale / np.sqrt(variance + np.asarray(epsilon, variance.dtype))
+        offset = shift - mean * gain
+        result = values * _per_channel(gain, values.ndim).astype(values.dtype)
+        result += _per_channel(offset, values.ndim).astype(values.dtype)
+        return [result, *running][: len(op.outputs)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        value = required(op, inputs, 0, "X")
+        return Map(
+            kind=op.kind,
+            reads=operands(inputs),
+            writes=tuple(output.operand() for output in outputs),
+            elements=value.elements,
+            flops_per_element=2.0,
+            dtype=value.dtype,
+        )
+
+    def flops_per_element(self, op: Op) -> float | None:
+        return 2.0
+
+
+class _RowNormalization(Operator):
+    """Normalises all axes from `axis` on; gain and bias broadcast over them."""
+
+    statistics = 2
+
+    @staticmethod
+    def _axes(op: Op, rank: int) -> tuple[int, ...]:
+        return tuple(range(normal_axis(op, int(op.attributes.get("axis", -1)), rank), rank))
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "X")
+        axes = self._axes(op, len(value.shape))
+        required(op, inputs, 1, "Scale")
+        kept = tuple(1 if index in axes else extent for index, extent in enumerate(value.shape))
+        return [(value.shape, value.dtype), *[(kept, "float32")] * (len(op.outputs) - 1)]
+
+
+@operator("LayerNormalization")
+class LayerNormalization(_RowNormalization):
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, gain, bias = required(op, inputs, 0, "X"), required(op, inputs, 1, "Scale"), optional(inputs, 2)
+        result, mean, inverse = standardise(values, self._axes(op, values.ndim), op.attributes.get("epsilon", 1e-5))
+        result *= gain
+        if bias is not None:
+            result += bias
+        return [result, mean, inverse][: len(op.outputs)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        shape = required(op, inputs, 0, "X").shape
+        columns = math.prod(shape[axis] for axis in self._axes(op, len(shape)))
+        return _row_work(op, inputs, outputs, columns, _MEAN_VARIANCE_FLOPS)
+
+
+@operator("RMSNormalization", "SimplifiedLayerNormalization")
+@operator("SimplifiedLayerNormalization", domain="com.microsoft")
+class RMSNormalization(_RowNormalization):
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, gain = required(op, inputs, 0, "X"), required(op, inputs, 1, "scale")
+        result, inverse = root_mean_square(values, self._axes(op, values.ndim), op.attributes.get("epsilon", 1e-5))
+        result *= gain
+        return [result, inverse][: len(op.outputs)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        shape = required(op, inputs, 0, "X").shape
+        columns = math.prod(shape[axis] for axis in self._axes(op, len(shape)))
+        return _row_work(op, inputs, outputs, columns, _ROOT_MEAN_SQUARE_FLOPS)
+
+
+@operator("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+class SkipLayerNormalization(Operator):
+    """Sum of input, skip and bias, normalised over the last axis; the sum itself is the fourth output."""
+
+    @staticmethod
+    def _simplified(op: Op) -> bool:
+        return op.kind == "SkipSimplifiedLayerNormalization"
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value, _ = required(op, inputs, 0, "input"), required(op, inputs, 1, "skip")
+        gain = required(op, inputs, 2, "gamma")
+        if gain.elements != value.shape[-1]:
+            raise bad(op, f"'gamma' has {gain.elements} elements for rows of {value.shape[-1]}")
+        row = ((*value.shape[:-1], 1), "float32")
+        return [(value.shape, value.dtype), row, row, (value.shape, value.dtype)][: len(op.outputs)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        total = required(op, inputs, 0, "input") + required(op, inputs, 1, "skip")
+        gain = required(op, inputs, 2, "gamma")
+        bias = optional(inputs, 3 if self._simplified(op) else 4)
+        if bias is not None:
+            total += bias
+        epsilon = op.attributes.get("epsilon", 1e-5 if self._simplified(op) else 1e-12)
+        axes = (total.ndim - 1,)
+        if self._simplified(op):
+            result, inverse = root_mean_square(total, axes, epsilon)
+            mean = np.zeros_like(inverse)
+        else:
+            result, mean, inverse = standardise(total, axes, epsilon)
+        result *= gain
+        shift = None if self._simplified(op) else optional(inputs, 3)
+        if shift is not None:
+            result += shift
+        return [result, mean, inverse, total][: len(op.outputs)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        flops = _ROOT_MEAN_SQUARE_FLOPS if self._simplified(op) else _MEAN_VARIANCE_FLOPS
+        additions = 1 if optional(inputs, 3 if self._simplified(op) else 4) is None else 2
+        return _row_work(op, inputs, outputs, required(op, inputs, 0, "input").shape[-1], flops + additions)
+
+
+@operator("InstanceNormalization", "GroupNormalization")
+class GroupNormalization(Operator):
+    """Normalises groups of channels with all their positions; an instance normalisation has one channel a group."""
+
+    @staticmethod
+    def _groups(op: Op, shape: tuple[int, ...]) -> int:
+        groups = int(op.attributes.get("num_groups", shape[1])) if len(shape) > 1 else 0
+        if groups < 1 or shape[1] % groups:
+            raise bad(op, f"input {list(shape)} does not split into {groups} groups of channels")
+        return groups
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "X")
+        self._groups(op, value.shape)
+        return [(value.shape, value.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, gain, bias = (required(op, inputs, index, name) for index, name in enumerate(("X", "scale", "bias")))
+        groups = self._groups(op, values.shape)
+        grouped = values.reshape(values.shape[0], groups, -1)
+        result = standardise(grouped, (2,), op.attributes.get("epsilon", 1e-5))[0].reshape(values.shape)
+        channels = values.shape[1]
+        # Before opset 21 the gain and bias were one a group, not one a channel.
+        gain, bias = (np.repeat(vector, channels // vector.size) for vector in (gain, bias))
+        return [result * _per_channel(gain, values.ndim) + _per_channel(bias, values.ndim)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        value = required(op, inputs, 0, "X")
+        rows = value.shape[0] * self._groups(op, value.shape)
+        return _row_work(op, inputs, outputs, value.elements // max(rows, 1), _MEAN_VARIANCE_FLOPS)
+
+
+@operator("LpNormalization")
+class LpNormalization(Operator):
+    """Divides by the sum of magnitudes (p = 1) or the Euclidean length (p = 2) along an axis; zero rows stay zero."""
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "input")
+        normal_axis(op, int(op.attributes.get("axis", -1)), len(value.shape))
+        if op.attributes.get("p", 2) not in (1, 2):
+            raise bad(op, f"attribute 'p' is {op.attributes['p']}, expected 1 or 2")
+        return [(value.shape, value.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values = required(op, inputs, 0, "input")
+        length = np.linalg.norm(values, op.attributes.get("p", 2), int(op.attributes.get("axis", -1)), keepdims=True)
+        return [values / np.where(length == 0, 1, length).astype(values.dtype)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        shape = required(op, inputs, 0, "input").shape
+        return _row_work(op, inputs, outputs, shape[int(op.attributes.get("axis", -1))], 3.0)
+
+
+@operator("LRN")
+class LocalResponseNormalization(Operator):
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ^ beta."""
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "X")
+        if len(value.shape) < 2 or int(op.attributes.get("size", 0)) < 1:
+            raise bad(op, f"expected (batch, channels, ...) and a positive 'size', got {list(value.shape)}")
+        return [(value.shape, value.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, size = required(op, inputs, 0, "X"), int(op.attributes["size"])
+        before = (size - 1) // 2
+        rest = [(0, 0)] * (values.ndim - 2)
+        squares = np.pad(np.square(values), [(0, 0), (before, size - 1 - before), *rest])
+        total = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)
+        alpha, beta, bias = (op.attributes.get(name, default) for name, default in _LRN_DEFAULTS)
+        return [(values / (bias + alpha / size * total) ** beta).astype(values.dtype)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        value = required(op, inputs, 0, "X")
+        return Map(
+            kind=op.kind,
+            reads=operands(inputs, 0),
+            writes=(outputs[0].operand(),),
+            elements=value.elements,
+            # Square and add for each neighbour; then scale, shift, power and division.
+            flops_per_element=2.0 * int(op.attributes["size"]) + 4.0,
+            dtype=value.dtype,
+        )
+
+
+_LRN_DEFAULTS = (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
