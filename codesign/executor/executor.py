@@ -1,0 +1,144 @@
+"""The functional executor: walks a graph in order, computes each operation, and frees every value once it is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from codesign.errors import BadModel, CodesignError, DoesNotFit
+from codesign.executor.bodies import lend
+from codesign.executor.epilogue import follow
+from codesign.executor.inputs import checked_inputs
+from codesign.executor.weights import CACHE_BYTES, WeightStore
+from codesign.graph import Graph, Op
+from codesign.memory import last_uses
+from codesign.ops.base import Array, Operator, find
+
+Observer = Callable[[Op, Sequence[Array]], None]
+
+
+class Numerics(Protocol):
+    """The arithmetic of a device: what an operation yields when operands, sums and results are held in its formats."""
+
+    def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:
+        """The outputs of one operation without its epilogue. Inputs must not be written to."""
+
+
+class Exact:
+    """The arithmetic of the standard: each operator computes in the element types of the graph."""
+
+    def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:
+        return operator.compute(op, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operation ready to run, with the names of the values that nothing reads after it."""
+
+    op: Op
+    operator: Operator
+    dead: tuple[str, ...]
+
+
+class Executor:
+    """Runs one graph, any number of times.
+
+    `numerics` replaces the arithmetic; None computes as the standard defines. `seed_weights` makes up the values of
+    weights that the model does not hold. `weight_cache_bytes` bounds what is kept of the weights between operations.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        numerics: Numerics | None = None,
+        seed_weights: int | None = None,
+        weight_cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.graph = graph
+        self._numerics = numerics or Exact()
+        self._seed = seed_weights
+        self._cache_bytes = weight_cache_bytes
+        self._weights = WeightStore(graph, seed_weights, weight_cache_bytes)
+        self._steps = _plan(graph)
+        self._bodies: dict[int, Executor] = {}
+
+    def run(self, inputs: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Array]:
+        """Outputs by name, of the shapes and types the graph states, for inputs by name.
+
+        `observe` is called with each operation and its outputs (epilogue applied) before any of them is freed.
+        Raises BadParameter for a missing, unknown or ill-shaped input, BadModel naming the node that fails, and
+        DoesNotFit when memory runs out.
+        """
+        arrays = checked_inputs(self.graph, inputs)
+        outputs = self._run(dict(arrays), observe)
+        foreign = [*arrays.values(), *self._weights.kept()]
+        return {
+            name: array.copy() if any(np.may_share_memory(array, other) for other in foreign) else array
+            for name, array in outputs.items()
+        }
+
+    def _run(self, values: dict[str, Array], observe: Observer | None) -> dict[str, Array]:
+        def read(name: str) -> Array:
+            return values[name] if name in values else self._weights[name]
+
+        with np.errstate(all="ignore"):
+            for step in self._steps:
+                outputs = self._compute(step, read, values, observe)
+                values.update((name, value) for name, value in zip(step.op.outputs, outputs, strict=False) if name)
+                if observe is not None:
+                    observe(step.op, outputs)
+                del outputs
+                for name in step.dead:
+                    values.pop(name, None)
+        return {name: read(name) for name in self.graph.outputs}
+
+    def _compute(
+        self, step: _Step, read: Callable[[str], Array], values: Mapping[str, Array], observe: Observer | None
+    ) -> list[Array]:
+        op = step.op
+        inputs = [read(name) if name else None for name in op.inputs]
+        try:
+            if op.bodies:
+                with lend(lambda body, arguments: self._run_body(body, arguments, read, observe)):
+                    outputs = self._numerics.compute(op, step.operator, inputs)
+            else:
+                outputs = self._numerics.compute(op, step.operator, inputs)
+            if op.epilogue:
+                outputs = [follow(op.epilogue, outputs[0], inputs, read), *outputs[1:]]
+        except CodesignError:
+            raise
+        except MemoryError as error:
+            raise DoesNotFit(f"node '{op.name}' ({op.kind}): not enough memory for its result: {error}") from error
+        except Exception as error:
+            shapes = ", ".join("none" if array is None else f"{array.dtype}{list(array.shape)}" for array in inputs)
+            raise BadModel(f"node '{op.name}' ({op.kind}): cannot compute for inputs {shapes}: {error}") from error
+        return outputs
+
+    def _run_body(
+        self, body: Graph, arguments: Sequence[Array], read: Callable[[str], Array], observe: Observer | None
+    ) -> list[Array]:
+        """The outputs of a body of one of the graph's operations; `read` gives the values around it."""
+        inner = self._bodies.get(id(body))
+        if inner is None:
+            inner = self._bodies[id(body)] = Executor(body, self._numerics, self._seed, self._cache_bytes)
+        values = {name: read(name) for name in body.captured if name not in body.weights}
+        values.update(zip(body.inputs, arguments, strict=True))
+        outputs = inner._run(values, observe)
+        return [outputs[name] for name in body.outputs]
+
+
+def _plan(graph: Graph) -> list[_Step]:
+    dying: dict[int, list[str]] = {}
+    for name, index in last_uses(graph).items():
+        dying.setdefault(index, []).append(name)
+    return [_Step(op, find(op), tuple(dying.get(index, ()))) for index, op in enumerate(graph.ops)]
+
+
+def execute(
+    graph: Graph, inputs: Mapping[str, Any], numerics: Numerics | None = None, seed_weights: int | None = None
+) -> dict[str, Array]:
+    """Run a graph once: `Executor(graph, numerics, seed_weights).run(inputs)`."""
+    return Executor(graph, numerics, seed_weights).run(inputs)

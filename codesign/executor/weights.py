@@ -1,0 +1,51 @@
+"""Values of weights while a graph executes: read when first needed, made from a seed when absent, kept to a limit."""
+
+from __future__ import annotations
+
+from codesign.errors import BadModel
+from codesign.graph import Graph, seeded_weight
+from codesign.ops.base import Array
+
+CACHE_BYTES = 4 << 30
+"""Weights kept between operations and runs. What does not fit is read again each time it is used."""
+
+
+class WeightStore:
+    """The weights of one graph by name. A weight once kept stays: a graph is walked in order, so that dropping the
+    oldest to keep the newest would read every weight again in each run."""
+
+    def __init__(self, graph: Graph, seed: int | None = None, limit: int = CACHE_BYTES) -> None:
+        self._graph = graph
+        self._seed = seed
+        self._limit = limit
+        self._kept: dict[str, Array] = {}
+        self._bytes = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._graph.weights
+
+    def kept(self) -> list[Array]:
+        """The arrays held in memory."""
+        return list(self._kept.values())
+
+    def __getitem__(self, name: str) -> Array:
+        """The array called `name`. Raises BadModel when its values are absent and no seed was given."""
+        found = self._kept.get(name)
+        if found is None:
+            found = self._read(name)
+            if self._bytes + found.nbytes <= self._limit:
+                self._kept[name] = found
+                self._bytes += found.nbytes
+        return found
+
+    def _read(self, name: str) -> Array:
+        weight = self._graph.weights[name]
+        found = weight.array()
+        if found is not None:
+            return found
+        if self._seed is None:
+            raise BadModel(
+                f"weight '{name}' {list(weight.tensor.shape)} of '{self._graph.source or self._graph.name}' has no "
+                "values in the model; provide its data file, or use seed_weights to make values up"
+            )
+        return seeded_weight(weight.tensor, self._seed)
