@@ -102,6 +102,10 @@ class ProgramBuilder:
             self.barrier(source, index)
         return index
 
+    def edge(self, source: int, target: int, *, base: int, step: int, stride: int = 1) -> None:
+        """The general form: firing j of `target` needs `base + (j // stride) * step` firings of `source`."""
+        self._edges.append((source, target, base, step, stride))
+
     def each(self, source: int, target: int, *, stride: int = 1) -> None:
         """Firing j of `target` needs firing j // stride of `source`: one source firing serves `stride` targets."""
         self._edges.append((source, target, 1, 1, stride))
