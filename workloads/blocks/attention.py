@@ -1,0 +1,89 @@
+"""Multi-head attention in the pieces that PyTorch's eager mode exports: products, a scale, a mask, a softmax."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import numpy_helper
+
+from workloads.blocks.dense import linear
+from workloads.builder import Builder, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of earlier tokens, or of all tokens so far: (batch, heads, tokens, head size) each."""
+
+    key: Value
+    value: Value
+
+
+def split_heads(graph: Builder, value: Value, heads: int, name: str) -> Value:
+    """(batch, tokens, width) to (batch, heads, tokens, width / heads)."""
+    batch, tokens, width = value.shape
+    with graph.scope(name):
+        apart = graph.reshape(value, (batch, tokens, heads, width // heads))
+        return graph.transpose(apart, (0, 2, 1, 3))
+
+
+def merge_heads(graph: Builder, value: Value, name: str = "merge") -> Value:
+    """The reverse of `split_heads`."""
+    batch, heads, tokens, size = value.shape
+    with graph.scope(name):
+        return graph.reshape(graph.transpose(value, (0, 2, 1, 3)), (batch, tokens, heads * size))
+
+
+def scaled_dot_product(
+    graph: Builder, query: Value, key: Value, value: Value, mask: Value | None = None, name: str = "scores"
+) -> Value:
+    """softmax(q k^T / sqrt(head size) + mask) v, for (batch, heads, tokens, head size) operands."""
+    scale = graph.scalar("scale", 1 / math.sqrt(query.shape[-1]))
+    scores = graph.matmul(query, graph.transpose(key, (0, 1, 3, 2), "key_transposed"), name)
+    scores = graph.multiply(scores, scale, "scaled")
+    if mask is not None:
+        scores = graph.add(scores, mask, "masked")
+    return graph.matmul(graph.unary("Softmax", scores, axis=-1), value, "context")
+
+
+def self_attention(
+    graph: Builder,
+    value: Value,
+    heads: int,
+    name: str = "attention",
+    mask: Value | None = None,
+    past: Cache | None = None,
+) -> tuple[Value, Cache]:
+    """Attention with one projection to query, key and value. Keys and values of `past` come before the new ones.
+
+    Returns the result, shaped as `value`, and the keys and values attended to.
+    """
+    with graph.scope(name):
+        query, key, content = (
+            split_heads(graph, part, heads, role)
+            for part, role in zip(
+                graph.split(linear(graph, value, 3 * value.shape[-1], "qkv"), 3),
+                ("query", "key", "value"),
+                strict=True,
+            )
+        )
+        if past is not None:
+            key = graph.concat([past.key, key], 2, "keys")
+            content = graph.concat([past.value, content], 2, "values")
+        context = merge_heads(graph, scaled_dot_product(graph, query, key, content, mask))
+        return linear(graph, context, value.shape[-1], "output"), Cache(key, content)
+
+
+def causal_mask(graph: Builder, queries: int, keys: int, name: str = "causal_mask") -> Value:
+    """Added to scores (queries, keys): zero for keys up to each query's own, the lowest float beyond.
+
+    The last query stands at the last key. Made in the graph: a table would be the square of the sequence.
+    """
+    with graph.scope(name):
+        shape = graph.integers("shape", (queries, keys))
+        fill = numpy_helper.from_array(np.array([np.finfo(np.float32).min], dtype=np.float32))
+        [full] = graph.node("ConstantOfShape", [shape], [(queries, keys)], data_type=fill.data_type, value=fill)
+        first_hidden = graph.integers("first_hidden", keys - queries + 1)
+        [mask] = graph.node("Trilu", [full, first_hidden], [(queries, keys)], upper=1)
+        return mask

@@ -1,0 +1,60 @@
+"""Linear layers, normalisations over the last dimension, and the two-layer perceptrons of transformers."""
+
+from __future__ import annotations
+
+from workloads.builder import Builder, Value
+
+
+def linear(graph: Builder, value: Value, features: int, name: str, bias: bool = True) -> Value:
+    """`value` (..., n) times a weight (n, features), plus a bias (features): MatMul and Add, as exporters emit."""
+    with graph.scope(name):
+        result = graph.matmul(value, graph.weight("weight", value.shape[-1], features))
+        return graph.add(result, graph.weight("bias", features)) if bias else result
+
+
+def classifier(graph: Builder, value: Value, classes: int, name: str = "head", bias: bool = True) -> Value:
+    """`value` (rows, n) times a weight (classes, n), as one Gemm."""
+    with graph.scope(name):
+        inputs = [value, graph.weight("weight", classes, value.shape[-1])]
+        inputs += [graph.weight("bias", classes)] if bias else []
+        [logits] = graph.node("Gemm", inputs, [(value.shape[0], classes)], transB=1)
+        return logits
+
+
+def tied_logits(graph: Builder, value: Value, table: Value, name: str = "head") -> Value:
+    """`value` (batch, tokens, n) against every row of an embedding `table` (vocabulary, n), with no copy of it."""
+    with graph.scope(name):
+        rows = graph.flatten_rows(value)
+        [logits] = graph.node("Gemm", [rows, table], [(rows.shape[0], table.shape[0])], transB=1)
+        return graph.unflatten_rows(logits, value.shape[:-1])
+
+
+def layer_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Value:
+    with graph.scope(name):
+        scale, bias = graph.weight("weight", value.shape[-1]), graph.weight("bias", value.shape[-1])
+        [result] = graph.node("LayerNormalization", [value, scale, bias], [value.shape], axis=-1, epsilon=epsilon)
+        return result
+
+
+def rms_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Value:
+    with graph.scope(name):
+        scale = graph.weight("weight", value.shape[-1])
+        [result] = graph.node("RMSNormalization", [value, scale], [value.shape], axis=-1, epsilon=epsilon)
+        return result
+
+
+def mlp(graph: Builder, value: Value, hidden: int, name: str = "mlp", approximate: str = "none") -> Value:
+    """Two linear layers with a GELU between; `approximate` is ONNX's: "none" (erf) or "tanh"."""
+    with graph.scope(name):
+        expanded = linear(graph, value, hidden, "up")
+        activated = graph.unary("Gelu", expanded, approximate=approximate)
+        return linear(graph, activated, value.shape[-1], "down")
+
+
+def gated_mlp(graph: Builder, value: Value, hidden: int, name: str = "mlp") -> Value:
+    """SwiGLU without biases: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+    with graph.scope(name):
+        gate = linear(graph, value, hidden, "gate", bias=False)
+        activated = graph.multiply(gate, graph.unary("Sigmoid", gate), "silu")
+        product = graph.multiply(activated, linear(graph, value, hidden, "up", bias=False), "gated")
+        return linear(graph, product, value.shape[-1], "down", bias=False)

@@ -1,0 +1,77 @@
+"""GPT-2: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Prefill, and one decode step.
+
+Both write the keys and values of each layer, so that the outputs of one are the cache that the next reads.
+"""
+
+from __future__ import annotations
+
+from codesign.errors import BadParameter
+from workloads.blocks.attention import Cache, causal_mask, self_attention
+from workloads.blocks.dense import layer_norm, mlp, tied_logits
+from workloads.blocks.generation import last_token, read_cache, token_ids, write_cache
+from workloads.builder import Builder, Value
+from workloads.registry import workload
+
+EPSILON = 1e-5
+
+
+@workload("gpt2_small", width=768, heads=12, layers=12)
+@workload("gpt2_medium", width=1024, heads=16, layers=24)
+@workload("gpt2_large", width=1280, heads=20, layers=36)
+@workload("gpt2_xl", width=1600, heads=25, layers=48)
+@workload("gpt2_small_decode", width=768, heads=12, layers=12)
+@workload("gpt2_medium_decode", width=1024, heads=16, layers=24)
+@workload("gpt2_large_decode", width=1280, heads=20, layers=36)
+@workload("gpt2_xl_decode", width=1600, heads=25, layers=48)
+def gpt2(
+    graph: Builder,
+    batch: int,
+    sequence: int,
+    width: int,
+    heads: int,
+    layers: int,
+    past: int = 0,
+    vocabulary: int = 50257,
+    positions: int = 1024,
+) -> None:
+    """Token ids (batch, sequence), after `past` cached tokens, to logits of the next token (batch, 1, vocabulary)."""
+    if past + sequence > positions:
+        raise BadParameter(
+            f"workload '{graph.name}': past + sequence = {past + sequence}; expected at most {positions}, "
+            "the number of learned positions"
+        )
+    tokens = token_ids(graph, batch, sequence)
+    caches = read_cache(graph, batch, heads, past, width // heads, layers)
+    table = graph.weight("embedding/tokens/weight", vocabulary, width)
+    value = _embed(graph, tokens, table, past, positions)
+    mask = causal_mask(graph, sequence, past + sequence) if sequence > 1 else None
+    presents = []
+    for layer, cache in enumerate(caches):
+        with graph.scope(f"layer{layer}"):
+            value, present = decoder_block(graph, value, heads, mask, cache)
+            presents.append(present)
+    value = last_token(graph, layer_norm(graph, value, "norm", EPSILON))
+    graph.output(tied_logits(graph, value, table), "logits")
+    write_cache(graph, presents)
+
+
+def decoder_block(
+    graph: Builder, value: Value, heads: int, mask: Value | None, past: Cache | None
+) -> tuple[Value, Cache]:
+    """x + attention(norm(x)), then x + mlp(norm(x)); also the keys and values attended to."""
+    normed = layer_norm(graph, value, "norm1", EPSILON)
+    attended, present = self_attention(graph, normed, heads, mask=mask, past=past)
+    value = graph.add(value, attended, "residual1")
+    normed = layer_norm(graph, value, "norm2", EPSILON)
+    hidden = mlp(graph, normed, 4 * value.shape[-1], approximate="tanh")
+    return graph.add(value, hidden, "residual2"), present
+
+
+def _embed(graph: Builder, tokens: Value, table: Value, past: int, positions: int) -> Value:
+    """Token and learned position embeddings: (batch, sequence, width)."""
+    sequence = tokens.shape[1]
+    with graph.scope("embedding"):
+        looked_up = graph.lookup(table, tokens, "tokens/lookup")
+        position_table = graph.weight("positions/weight", positions, table.shape[1])
+        indices = graph.integers("positions/indices", range(past, past + sequence))
+        return graph.add(looked_up, graph.lookup(position_table, indices, "positions/lookup"))
