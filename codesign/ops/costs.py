@@ -47,12 +47,18 @@ def copy_work(op: Op, inputs: Sequence[Value], outputs: Sequence[Value], run: in
     )
 
 
+def fill_work(op: Op, inputs: Sequence[Value], outputs: Sequence[Value]) -> Move:
+    """A result written from little or nothing, in one run."""
+    writes = operands(outputs)
+    return Move(kind=op.kind, reads=operands(inputs), writes=writes, contiguous_bytes=max(1, writes[0].bytes))
+
+
 def gather_work(op: Op, table: Value, indices: Sequence[Value], outputs: Sequence[Value], run: int) -> Gather:
-    """Reads of runs of `run` elements: only as much of `table` is read as is written."""
+    """Reads of runs of `run` elements: of `table` only what is looked up, and nothing twice."""
     elements = outputs[0].elements
     return Gather(
         kind=op.kind,
-        reads=(table.operand(elements), *operands(indices)),
+        reads=(table.operand(min(elements, table.elements)), *operands(indices)),
         writes=operands(outputs),
         lookups=elements // max(run, 1),
         run_bytes=dtype(table.dtype).bytes_for(run),
