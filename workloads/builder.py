@@ -7,13 +7,13 @@ the largest model is built in milliseconds. `workloads.storage` gives them value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET = 23
 """The first opset with Attention, RMSNormalization and RotaryEmbedding."""
@@ -47,6 +47,7 @@ class Builder:
         self._names: dict[str, int] = {}
         self._nodes: list[NodeProto] = []
         self._initializers: list[TensorProto] = []
+        self._values: list[Value] = []
         self._inputs: list[Value] = []
         self._outputs: dict[str, Value] = {}
 
@@ -110,7 +111,9 @@ class Builder:
         names = [unique] if len(shapes) == 1 else [f"{unique}:{index}" for index in range(len(shapes))]
         arguments = [value.name if value is not None else "" for value in inputs]
         self._nodes.append(helper.make_node(kind, arguments, names, name=unique, **attributes))
-        return [Value(output, tuple(shape), data_type) for output, shape in zip(names, shapes, strict=True)]
+        outputs = [Value(output, tuple(shape), data_type) for output, shape in zip(names, shapes, strict=True)]
+        self._values.extend(outputs)
+        return outputs
 
     def unary(self, kind: str, value: Value, name: str = "", **attributes: Any) -> Value:
         """A node with one input and an output of the same shape and type."""
@@ -198,11 +201,14 @@ class Builder:
     def model(self) -> ModelProto:
         """The finished model."""
         self._rename_outputs()
-        inputs = [helper.make_tensor_value_info(value.name, value.data_type, value.shape) for value in self._inputs]
-        outputs = [
-            helper.make_tensor_value_info(value.name, value.data_type, value.shape) for value in self._outputs.values()
-        ]
-        graph = helper.make_graph(self._nodes, self.name, inputs, outputs, self._initializers)
+        graph = helper.make_graph(
+            self._nodes,
+            self.name,
+            _described(self._inputs),
+            _described(self._outputs.values()),
+            self._initializers,
+            value_info=_described(value for value in self._values if value.name not in self._outputs),
+        )
         opset = helper.make_opsetid("", OPSET)
         return helper.make_model(
             graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="codesign.workloads"
@@ -231,3 +237,7 @@ class Builder:
         count = self._names.get(path, 0)
         self._names[path] = count + 1
         return path if not count else f"{path}_{count}"
+
+
+def _described(values: Iterable[Value]) -> list[ValueInfoProto]:
+    return [helper.make_tensor_value_info(value.name, value.data_type, value.shape) for value in values]

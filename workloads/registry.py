@@ -47,12 +47,19 @@ def workload(name: str, **configuration: Any) -> Callable[[Definition], Definiti
 
 @cache
 def catalog() -> dict[str, dict[str, Any]]:
-    """The entries of catalog.yaml by workload name."""
+    """Facts of each workload by name: its own over its family's, the source written out."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    entries: dict[str, dict[str, Any]] = yaml.load(CATALOG.read_text(encoding="utf-8"), loader)
-    return entries
+    document = yaml.load(CATALOG.read_text(encoding="utf-8"), loader)
+    return {
+        name: {
+            **document["families"][entry["family"]],
+            **entry,
+            "published": {**entry["published"], "source": document["sources"][entry["published"]["source"]]},
+        }
+        for name, entry in document["workloads"].items()
+    }
 
 
 def names() -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from codesign.errors import BadParameter
 from workloads.blocks.attention import self_attention
-from workloads.blocks.convolution import patch_embedding
 from workloads.blocks.dense import classifier, layer_norm, mlp
+from workloads.blocks.embedding import learned_token, patch_embedding
 from workloads.builder import Builder, Value
 from workloads.registry import workload
 
@@ -66,14 +66,6 @@ def _embed(graph: Builder, pixels: Value, width: int, patch: int, extra_tokens: 
     with graph.scope("embedding"):
         patches = patch_embedding(graph, pixels, width, patch, "patches")
         batch = patches.shape[0]
-        extras = [batch_token(graph, f"{name}_token", width, batch) for name in extra_tokens]
+        extras = [learned_token(graph, f"{name}_token", batch, width) for name in extra_tokens]
         value = graph.concat([*extras, patches], 1, "tokens")
         return graph.add(value, graph.weight("positions", 1, *value.shape[1:]), "positioned")
-
-
-def batch_token(graph: Builder, name: str, width: int, batch: int) -> Value:
-    """A learned token, the same for every image: (batch, 1, width)."""
-    with graph.scope(name):
-        shape = graph.integers("shape", (batch, 1, width))
-        [tokens] = graph.node("Expand", [graph.weight("weight", 1, 1, width), shape], [(batch, 1, width)])
-        return tokens

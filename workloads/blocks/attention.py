@@ -47,6 +47,14 @@ def scaled_dot_product(
     return graph.matmul(graph.unary("Softmax", scores, axis=-1), value, "context")
 
 
+def project_heads(graph: Builder, value: Value, width: int, heads: int, *roles: str) -> list[Value]:
+    """`value` projected to `width` features for each of the roles ("query", "key", "value") by one linear layer."""
+    name = roles[0] if len(roles) == 1 else "_".join(roles)
+    projected = linear(graph, value, len(roles) * width, name)
+    parts = graph.split(projected, len(roles)) if len(roles) > 1 else [projected]
+    return [split_heads(graph, part, heads, role) for part, role in zip(parts, roles, strict=True)]
+
+
 def self_attention(
     graph: Builder,
     value: Value,
@@ -54,25 +62,24 @@ def self_attention(
     name: str = "attention",
     mask: Value | None = None,
     past: Cache | None = None,
+    separate: bool = False,
 ) -> tuple[Value, Cache]:
-    """Attention with one projection to query, key and value. Keys and values of `past` come before the new ones.
+    """Attention with one projection to query, key and value, or `separate` ones. The keys and values of `past` come
+    before the new ones.
 
     Returns the result, shaped as `value`, and the keys and values attended to.
     """
+    width, roles = value.shape[-1], ("query", "key", "value")
     with graph.scope(name):
-        query, key, content = (
-            split_heads(graph, part, heads, role)
-            for part, role in zip(
-                graph.split(linear(graph, value, 3 * value.shape[-1], "qkv"), 3),
-                ("query", "key", "value"),
-                strict=True,
-            )
-        )
+        if separate:
+            query, key, content = (project_heads(graph, value, width, heads, role)[0] for role in roles)
+        else:
+            query, key, content = project_heads(graph, value, width, heads, *roles)
         if past is not None:
             key = graph.concat([past.key, key], 2, "keys")
             content = graph.concat([past.value, content], 2, "values")
         context = merge_heads(graph, scaled_dot_product(graph, query, key, content, mask))
-        return linear(graph, context, value.shape[-1], "output"), Cache(key, content)
+        return linear(graph, context, width, "output"), Cache(key, content)
 
 
 def causal_mask(graph: Builder, queries: int, keys: int, name: str = "causal_mask") -> Value:

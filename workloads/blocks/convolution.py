@@ -1,4 +1,4 @@
-"""Convolutions with their normalisation and activation, pooling, and the heads that classify an image."""
+"""Convolutions with their normalisation and activation, pooling, and the head that classifies an image."""
 
 from __future__ import annotations
 
@@ -99,25 +99,6 @@ def pooled_classifier(graph: Builder, value: Value, classes: int) -> Value:
     [pooled] = graph.node("GlobalAveragePool", [value], [(batch, channels, 1, 1)], "pool")
     [flat] = graph.node("Flatten", [pooled], [(batch, channels)], axis=1)
     return classifier(graph, flat, classes)
-
-
-def patch_embedding(graph: Builder, value: Value, width: int, patch: int, name: str) -> Value:
-    """Square patches of an image, each made a token: (batch, tokens, width)."""
-    with graph.scope(name):
-        grid = convolution(graph, value, width, patch, "projection", stride=patch, bias=True)
-        return tokens_of(graph, grid)
-
-
-def tokens_of(graph: Builder, value: Value) -> Value:
-    """(batch, channels, height, width) to (batch, height x width, channels)."""
-    batch, channels, height, width = value.shape
-    return graph.transpose(graph.reshape(value, (batch, channels, height * width)), (0, 2, 1))
-
-
-def grid_of(graph: Builder, value: Value, height: int, width: int) -> Value:
-    """The reverse of `tokens_of`."""
-    batch, _, channels = value.shape
-    return graph.reshape(graph.transpose(value, (0, 2, 1)), (batch, channels, height, width))
 
 
 def _pool(
