@@ -23,6 +23,7 @@ def bert(
     graph: Builder,
     batch: int,
     sequence: int,
+    *,
     width: int,
     heads: int,
     layers: int,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -13,12 +11,9 @@ class Published(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     parameters: float = Field(description="learned values; running statistics of batch norms are not counted")
-    macs: float = Field(description="multiply-accumulates of one inference")
+    macs: float = Field(description="multiply-accumulates of one inference, attention products included")
     source: str = Field(description="where the figures stand, and what they rest on")
     recalled: bool = Field(default=False, description="a figure from memory: a soft target")
-    macs_excludes: list[Literal["attention_products", "output_head", "pooler"]] = Field(
-        default_factory=list, description="parts that the published MACs leave out and ours count"
-    )
 
 
 class WorkloadInfo(BaseModel):

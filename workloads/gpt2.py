@@ -27,10 +27,11 @@ def gpt2(
     graph: Builder,
     batch: int,
     sequence: int,
+    past: int = 0,
+    *,
     width: int,
     heads: int,
     layers: int,
-    past: int = 0,
     vocabulary: int = 50257,
     positions: int = 1024,
 ) -> None:

@@ -25,7 +25,7 @@ SAME: Padding = "same"
 
 
 @workload("mlperf_tiny_ic", channels=(16, 32, 64))
-def image_classification(graph: Builder, batch: int, image: int, channels: Sequence[int]) -> None:
+def image_classification(graph: Builder, batch: int, image: int, *, channels: Sequence[int]) -> None:
     """ResNet-8 on CIFAR-10: pixels (batch, 3, image, image) to probabilities (batch, 10)."""
     value = graph.input("pixels", (batch, 3, image, image))
     value = _layer(graph, value, channels[0], 3, "stem")
@@ -41,7 +41,7 @@ def image_classification(graph: Builder, batch: int, image: int, channels: Seque
 
 
 @workload("mlperf_tiny_kws", channels=64, blocks=4)
-def keyword_spotting(graph: Builder, batch: int, channels: int, blocks: int) -> None:
+def keyword_spotting(graph: Builder, batch: int, *, channels: int, blocks: int) -> None:
     """DS-CNN on Speech Commands: 49 frames of 10 cepstral features (batch, 1, 49, 10) to probabilities (batch, 12)."""
     value = graph.input("features", (batch, 1, 49, 10))
     value = _layer(graph, value, channels, (10, 4), "stem", stride=2)
@@ -55,7 +55,7 @@ def keyword_spotting(graph: Builder, batch: int, channels: int, blocks: int) -> 
     stem=8,
     blocks=((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1)),
 )
-def visual_wake_words(graph: Builder, batch: int, image: int, stem: int, blocks: Sequence[tuple[int, int]]) -> None:
+def visual_wake_words(graph: Builder, batch: int, image: int, *, stem: int, blocks: Sequence[tuple[int, int]]) -> None:
     """MobileNetV1 at a quarter of its width: pixels (batch, 3, image, image) to probabilities (batch, 2).
 
     `blocks` holds output channels and stride of each separable convolution.
@@ -68,7 +68,7 @@ def visual_wake_words(graph: Builder, batch: int, image: int, stem: int, blocks:
 
 
 @workload("mlperf_tiny_ad", hidden=(128, 128, 128, 128, 8, 128, 128, 128, 128))
-def anomaly_detection(graph: Builder, batch: int, features: int, hidden: Sequence[int]) -> None:
+def anomaly_detection(graph: Builder, batch: int, features: int, *, hidden: Sequence[int]) -> None:
     """Autoencoder on machine sounds: log-mel features (batch, features) to their reconstruction."""
     value = graph.input("features", (batch, features))
     for layer, width in enumerate(hidden):

@@ -20,7 +20,7 @@ STAGES = (
 
 @workload("mobilenetv2", stages=STAGES)
 def mobilenet_v2(
-    graph: Builder, batch: int, image: int, stages: tuple[tuple[int, int, int, int], ...], classes: int = 1000
+    graph: Builder, batch: int, image: int, *, stages: tuple[tuple[int, int, int, int], ...], classes: int = 1000
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     value = graph.input("pixels", (batch, 3, image, image))

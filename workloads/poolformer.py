@@ -14,7 +14,7 @@ EPSILON = 1e-5
 
 @workload("poolformer_s12", widths=(64, 128, 320, 512), depths=(2, 2, 6, 2))
 def poolformer(
-    graph: Builder, batch: int, image: int, widths: Sequence[int], depths: Sequence[int], classes: int = 1000
+    graph: Builder, batch: int, image: int, *, widths: Sequence[int], depths: Sequence[int], classes: int = 1000
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     value = graph.input("pixels", (batch, 3, image, image))

@@ -26,7 +26,7 @@ PATCHES = (4, 2, 2, 2)
 
 @workload("pvt_tiny", depths=(2, 2, 2, 2))
 @workload("pvt_small", depths=(3, 4, 6, 3))
-def pvt(graph: Builder, batch: int, image: int, depths: Sequence[int], classes: int = 1000) -> None:
+def pvt(graph: Builder, batch: int, image: int, *, depths: Sequence[int], classes: int = 1000) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     if image % 32:
         raise BadParameter(

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 CATALOG = Path(__file__).with_name("catalog.yaml")
 
 Definition = Callable[..., None]
-"""`definition(builder, batch=..., <dimension>=..., <configuration>=...)` adds the network to the builder."""
+"""`definition(builder, batch, <dimension>, ..., *, <configuration>, ...)` adds the network to the builder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What builds one workload: its family's definition and the configuration that makes this member of it."""
+    """What builds one workload: its family's definition, and every configuration parameter as this member has it."""
 
     definition: Definition
     configuration: Mapping[str, Any]
@@ -34,12 +34,13 @@ _ENTRIES: dict[str, Entry] = {}
 
 
 def workload(name: str, **configuration: Any) -> Callable[[Definition], Definition]:
-    """Register the function below as the definition of `name`, called with `configuration`."""
+    """Register the function below as the definition of `name`, called with `configuration` over its own defaults."""
 
     def register(definition: Definition) -> Definition:
         if name in _ENTRIES:
             raise ValueError(f"workload '{name}' is defined twice")
-        _ENTRIES[name] = Entry(definition, configuration)
+        defaults = getattr(definition, "__kwdefaults__", None) or {}
+        _ENTRIES[name] = Entry(definition, {**defaults, **configuration})
         return definition
 
     return register

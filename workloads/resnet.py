@@ -13,7 +13,7 @@ EXPANSION = 4
 
 
 @workload("resnet50", depths=(3, 4, 6, 3))
-def resnet(graph: Builder, batch: int, image: int, depths: Sequence[int], classes: int = 1000) -> None:
+def resnet(graph: Builder, batch: int, image: int, *, depths: Sequence[int], classes: int = 1000) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     value = graph.input("pixels", (batch, 3, image, image))
     with graph.scope("stem"):

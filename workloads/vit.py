@@ -29,6 +29,7 @@ def vit(
     graph: Builder,
     batch: int,
     image: int,
+    *,
     width: int,
     heads: int,
     layers: int,
