@@ -1,0 +1,54 @@
+"""Transforms: functions from Graph to Graph, one a file, each with its contract. `optimise` applies them in order."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from codesign.graph import Graph
+
+Transform = Callable[[Graph], Graph]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A transform by name, imported when it is first called."""
+
+    name: str
+    module: str
+
+    def __call__(self, graph: Graph) -> Graph:
+        transform: Transform = getattr(importlib.import_module(f"codesign.transforms.{self.module}"), self.name)
+        return transform(graph)
+
+
+PIPELINE = (
+    Pass("remove_dead_code", "dead_code"),
+    Pass("remove_identities", "identities"),
+    Pass("fold_views", "views"),
+    Pass("fuse_normalisations", "normalisations"),
+    Pass("fuse_activations", "activations"),
+    Pass("merge_common_subexpressions", "common_subexpressions"),
+    Pass("fuse_epilogues", "epilogue"),
+)
+"""The default order. Views are folded before patterns are looked for, so that these need not know how an exporter
+spells a transposition; common subexpressions are merged after, since a shared piece would hide a pattern; epilogues
+come last, since what is fused is no longer an operation that others can match."""
+
+
+def optimise(graph: Graph) -> Graph:
+    """The graph after all of PIPELINE, and that of each body of control flow alike.
+
+    Graph inputs, outputs and their names stay, values agree to rounding, and every operation names the ONNX nodes it
+    came from.
+    """
+    for transform in PIPELINE:
+        graph = transform(graph)
+    if not any(op.bodies for op in graph.ops):
+        return graph
+    ops = tuple(
+        replace(op, bodies={name: optimise(body) for name, body in op.bodies.items()}) if op.bodies else op
+        for op in graph.ops
+    )
+    return graph.with_ops(ops)
