@@ -142,7 +142,8 @@ def test_bound_lengths_scale_the_macs_as_the_transformer_formula_says(sequence: 
 def test_described_inputs_are_those_of_the_model(name: str) -> None:
     facts = workloads.info(name)
     sizes = {"batch": 3, **facts.dimensions}
-    layers = sum(value.name.endswith(".key") for value in (graph := workloads.build(name, batch=3).graph).input)
+    graph = workloads.build(name, batch=3).graph
+    layers = sum(value.name.endswith(".key") for value in graph.input)
     expected = {
         key.replace("<layer>", str(layer)): text
         for key, text in facts.inputs.items()
