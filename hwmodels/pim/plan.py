@@ -1,0 +1,111 @@
+"""Where a model's tensors lie: weights and caches in the banks, activations in the ASIC's memory while they fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from codesign.device import Fit, MappedOp, MemoryPlan
+from codesign.dtypes import dtype
+from codesign.graph import Graph
+from codesign.lower import values_of
+from codesign.memory import last_uses, live_bytes
+from codesign.ops.base import Value
+from codesign.work import Attention, Collective, Contraction, Sort, Transform, Work
+from hwmodels.pim.mapping import in_banks
+from hwmodels.pim.parameters import PimParameters
+
+
+def plan(graph: Graph, works: Sequence[Work], parameters: PimParameters) -> MemoryPlan:
+    """Residency of each operation's operands, whether all fits the banks, and what does not run there."""
+    values = values_of(graph, _float_type(works))
+    live = live_bytes(graph, values)
+    kept = _kept(graph, live, parameters.asic.sram_bytes)
+    ops = tuple(
+        MappedOp(
+            name=op.name,
+            work=work,
+            resident=tuple(_operand_is_kept(name, kept) for name in op.reads()),
+            keep_output=all(name in kept for name in op.outputs if name),
+        )
+        for op, work in zip(graph.ops, works, strict=True)
+    )
+    peak = max(live, default=0)
+    return MemoryPlan(ops, fit(graph, values, peak, parameters), peak, _warnings(ops, parameters))
+
+
+def _float_type(works: Sequence[Work]) -> str | None:
+    """The floating type of the deployment: that of most operands."""
+    seen = Counter(
+        operand.dtype for work in works for operand in (*work.reads, *work.writes) if dtype(operand.dtype).is_float
+    )
+    return seen.most_common(1)[0][0] if seen else None
+
+
+def _kept(graph: Graph, live: Sequence[int], sram_bytes: int) -> set[str]:
+    """Activations that stay in the ASIC's memory: at no time of their life is more alive than it holds. Inputs and
+    outputs of the graph pass through the banks."""
+    last = last_uses(graph)
+    crowded = [0]
+    for size in live:
+        crowded.append(crowded[-1] + (size > sram_bytes))
+    produced = {name: index for index, op in enumerate(graph.ops) for name in op.outputs if name}
+    outside = {*graph.inputs, *graph.outputs}
+    return {
+        name
+        for name, begin in produced.items()
+        if name not in outside and crowded[min(last[name], len(live) - 1) + 1] == crowded[begin]
+    }
+
+
+def _operand_is_kept(name: str, kept: set[str]) -> bool:
+    return name in kept
+
+
+def fit(graph: Graph, values: Mapping[str, Value], peak: int, parameters: PimParameters) -> Fit:
+    """Whether weights, and activations at their peak (caches are inputs and outputs of the graph), fit the banks."""
+    weights = sum(values[name].operand().bytes for name, weight in graph.weights.items() if weight.is_parameter)
+    spilled = max(0, peak - parameters.asic.sram_bytes)
+    need, have = weights + spilled, parameters.dram.capacity
+    if need <= have:
+        return Fit(True, f"weights {_size(weights)} and {_size(spilled)} of activations fit {_size(have)} of DRAM")
+    channels = -(-need // parameters.dram.channel_bytes)
+    return Fit(
+        False,
+        f"weights {_size(weights)} and {_size(spilled)} of activations need {_size(need)}; the DRAM has {_size(have)}",
+        need - have,
+        (
+            f"dram.channels={channels} (now {parameters.dram.channels})",
+            f"dram.channel_bytes={-(-need // parameters.dram.channels)} (now {parameters.dram.channel_bytes})",
+            f"weights at {have / need:.0%} of their bytes: fewer bits, pruning or a smaller model",
+        ),
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _warnings(ops: Sequence[MappedOp], parameters: PimParameters) -> tuple[str, ...]:
+    """What does not run in the banks although it multiplies, and what leaves the device."""
+    native, asic, host = parameters.mac.dtypes, Counter[str](), Counter[str]()
+    for op in ops:
+        if isinstance(op.work, Attention):
+            asic[op.work.kind] += dtype(op.work.dtype).name not in native
+        elif isinstance(op.work, Contraction):
+            asic[op.work.kind] += not in_banks(op, parameters)
+        elif isinstance(op.work, Sort | Transform | Collective):
+            host[op.work.kind] += 1
+    messages = []
+    if any(asic.values()):
+        messages.append(
+            f"{_list(asic)} run on the ASIC: the banks multiply {', '.join(native)} and suit matrices with at least "
+            f"{parameters.dram.banks} outputs"
+        )
+    if host:
+        messages.append(f"{_list(host)} run on the host, over a link whose figures are assumed")
+    return tuple(messages)
+
+
+def _list(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()) if count)
