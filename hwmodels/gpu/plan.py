@@ -1,0 +1,107 @@
+"""What lies where: whether a model fits the DRAM, and which tensors an operation still finds in the L2 cache."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+
+from codesign.device import Fit, MappedOp, MemoryPlan
+from codesign.dtypes import dtype as element_type
+from codesign.graph import Graph, Op
+from codesign.lower import values_of
+from codesign.memory import live_bytes
+from codesign.ops.base import Value
+from codesign.work import Operand, Work
+from hwmodels.gpu.parameters import Cache, GpuParameters
+
+
+def plan_memory(graph: Graph, works: Sequence[Work], parameters: GpuParameters) -> MemoryPlan:
+    """Residency of each operand by a least-recently-used cache of whole tensors, and the fit in DRAM."""
+    values = values_of(graph, _deployed_type(works))
+    live = live_bytes(graph, values)
+    peak = max(live, default=0)
+    weights = sum(values[name].operand().bytes for name in graph.weights)
+    ops = _residency(graph, works, values, parameters.l2)
+    return MemoryPlan(ops, _fit(weights, peak, parameters.dram.capacity), peak)
+
+
+def _deployed_type(works: Sequence[Work]) -> str | None:
+    """The floating type most operands have: the one the graph was lowered to."""
+    types = Counter(
+        operand.dtype for work in works for operand in work.reads + work.writes if element_type(operand.dtype).is_float
+    )
+    return types.most_common(1)[0][0] if types else None
+
+
+def _fit(weights: int, activations: int, capacity: int) -> Fit:
+    needed = weights + activations
+    numbers = f"weights {_gigabytes(weights)} and live activations {_gigabytes(activations)}"
+    if needed <= capacity:
+        return Fit(True, f"{numbers} fit in {_gigabytes(capacity)} of DRAM")
+    gap = needed - capacity
+    levers = ["a narrower element type", f"at least {-(-needed // capacity)} devices"]
+    if activations > weights:
+        levers.insert(0, "a smaller batch or a shorter context")
+    return Fit(
+        False,
+        f"{numbers} are {_gigabytes(gap)} more than {_gigabytes(capacity)} of DRAM",
+        gap,
+        tuple(levers),
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+class _RecentTensors:
+    """Tensors in a cache of `capacity` bytes that evicts the least recently used whole tensor."""
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+        self.used = 0
+        self.sizes: OrderedDict[str, int] = OrderedDict()
+
+    def holds(self, name: str) -> bool:
+        return name in self.sizes
+
+    def touch(self, name: str, size: int) -> None:
+        self.used -= self.sizes.pop(name, 0)
+        if size > self.capacity:
+            return
+        self.sizes[name] = size
+        self.used += size
+        while self.used > self.capacity:
+            _, evicted = self.sizes.popitem(last=False)
+            self.used -= evicted
+
+
+def _residency(graph: Graph, works: Sequence[Work], values: Mapping[str, Value], cache: Cache) -> tuple[MappedOp, ...]:
+    recent = _RecentTensors(cache.capacity * (1 + cache.retention) / 2)
+    mapped = []
+    for op, work in zip(graph.ops, works, strict=True):
+        names = _operand_names(op, work.reads, values)
+        resident = tuple(name is not None and recent.holds(name) for name in names)
+        for name in op.reads():
+            recent.touch(name, values[name].operand().bytes)
+        for name in op.outputs:
+            if name:
+                recent.touch(name, values[name].operand().bytes)
+        kept = all(recent.holds(name) for name in op.outputs if name)
+        mapped.append(MappedOp(op.name, work, resident, keep_output=kept))
+    return tuple(mapped)
+
+
+def _operand_names(op: Op, reads: Sequence[Operand], values: Mapping[str, Value]) -> list[str | None]:
+    """The tensor behind each operand read: the first input of that many bytes and role not yet taken, in order.
+
+    Work does not name its operands; inputs that only steer an operation (shapes, axes) are not among them.
+    """
+    left = list(dict.fromkeys(op.reads()))
+    names: list[str | None] = []
+    for operand in reads:
+        match = next((name for name in left if values[name].operand().bytes == operand.bytes), None)
+        if match is not None:
+            left.remove(match)
+        names.append(match)
+    return names
