@@ -20,8 +20,13 @@ from codesign.ops import (
     elementwise,
     indexing,
     movement,
+    pooling,
     rearrangement,
+    reduction,
     scatter,
+    signal,
+    sorting,
+    spectral,
     views,
 )
 from codesign.ops.base import Value, find, operators
@@ -36,8 +41,13 @@ FAMILIES = {
         elementwise,
         indexing,
         movement,
+        pooling,
         rearrangement,
+        reduction,
         scatter,
+        signal,
+        sorting,
+        spectral,
         views,
     )
 }

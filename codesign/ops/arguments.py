@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from codesign.dtypes import dtype
-from codesign.errors import BadModel
+from codesign.errors import BadModel, UnboundDimension
 from codesign.graph import Op
 from codesign.ops.base import Array, Value
 
@@ -66,12 +66,15 @@ def present(inputs: Sequence[Item | None]) -> tuple[Item, ...]:
 def known(op: Op, found: Value | Array, what: str) -> Array:
     """The values of `found`, called `what` in the standard: a shape cannot be told without them.
 
-    Raises BadModel when they are not constant.
+    Raises UnboundDimension when they are not constant.
     """
     if not isinstance(found, Value):
         return np.asarray(found)
     if found.constant is None:
-        raise bad(op, f"'{what}' is computed by the model, expected a constant: the result's shape depends on it")
+        raise UnboundDimension(
+            f"node '{op.name}' ({op.kind}): the result's shape depends on '{what}', which the model computes; "
+            "expected a constant: fix it before loading"
+        )
     return found.constant
 
 

@@ -117,7 +117,7 @@ class Dropout(Operator):
         rate = 0.5 if ratio is None else float(ratio)
         if training is not None and bool(training) and rate:
             seed = op.attributes.get("seed")
-            mask = np.random.RandomState(seed).uniform(0, 1, data.shape) >= rate
+            mask = np.asarray(np.random.RandomState(seed).uniform(0, 1, data.shape)) >= rate
             data = (data * mask / data.dtype.type(1 - rate)).astype(data.dtype)
         return [data, mask][: len(op.outputs)]
 

@@ -1,0 +1,98 @@
+"""Operators that order values: TopK and Unique."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from codesign.graph import Op
+from codesign.ops.arguments import bad, integers, known, normal_axis, operands, required, widened
+from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
+from codesign.work import Sort, Work
+
+
+@operator("TopK")
+class TopK(Operator):
+    """The `k` largest (or smallest) along an axis with their positions; of equals the earlier is first.
+
+    `k` is an attribute before opset 10, an input since.
+    """
+
+    @staticmethod
+    def _kept(op: Op, shape: tuple[int, ...], inputs: Sequence[Any]) -> tuple[int, int]:
+        """Axis and number kept."""
+        kept = integers(op, inputs, 1, "K") or integers(op, (), 1, "k")
+        axis = normal_axis(op, int(op.attributes.get("axis", -1)), len(shape))
+        if not shape or not kept or not 0 <= kept[0] <= shape[axis]:
+            raise bad(op, f"'k' is {kept}, expected a number up to the axis' extent in shape {list(shape)}")
+        return axis, kept[0]
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        source = required(op, inputs, 0, "X")
+        axis, kept = self._kept(op, source.shape, inputs)
+        shape = (*source.shape[:axis], kept, *source.shape[axis + 1 :])
+        return [(shape, source.dtype), (shape, "int64")]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        source = required(op, inputs, 0, "X")
+        axis, kept = self._kept(op, source.shape, inputs)
+        keys = np.moveaxis(widened(source), axis, -1)
+        if op.attributes.get("largest", 1):
+            order = keys.shape[-1] - 1 - np.argsort(keys[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+        else:
+            order = np.argsort(keys, axis=-1, kind="stable")
+        places = np.ascontiguousarray(np.moveaxis(order[..., :kept], -1, axis))
+        return [np.take_along_axis(source, places, axis), places.astype(np.int64, copy=False)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        source = required(op, inputs, 0, "X")
+        axis = normal_axis(op, int(op.attributes.get("axis", -1)), len(source.shape))
+        columns = source.shape[axis]
+        return Sort(
+            kind=op.kind,
+            reads=operands(inputs, 0),
+            writes=operands(outputs),
+            rows=source.elements // max(columns, 1),
+            columns=columns,
+            keep=outputs[0].shape[axis],
+        )
+
+
+@operator("Unique")
+class Unique(Operator):
+    """The different values (or slices along an axis), with first positions, inverse and counts.
+
+    How many there are depends on the values.
+    """
+
+    @staticmethod
+    def _found(op: Op, values: Array) -> list[Array]:
+        axis = op.attributes.get("axis")
+        place = None if axis is None else normal_axis(op, int(axis), values.ndim)
+        found, first, inverse, counts = np.unique(
+            values, return_index=True, return_inverse=True, return_counts=True, axis=place
+        )
+        inverse = inverse.ravel()
+        if not op.attributes.get("sorted", 1):
+            order = np.argsort(first)
+            rank = np.empty_like(order)
+            rank[order] = np.arange(len(order))
+            found = np.take(found, order, axis=0 if place is None else place)
+            first, inverse, counts = first[order], rank[inverse], counts[order]
+        return [found, *(array.astype(np.int64) for array in (first, inverse, counts))]
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        source = required(op, inputs, 0, "X")
+        found = self._found(op, known(op, source, "X"))[: len(op.outputs)]
+        return [(array.shape, "int64" if index else source.dtype) for index, array in enumerate(found)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        return self._found(op, required(op, inputs, 0, "X"))[: len(op.outputs)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        source = required(op, inputs, 0, "X")
+        axis = op.attributes.get("axis")
+        keys = source.elements if axis is None else source.shape[normal_axis(op, int(axis), len(source.shape))]
+        return Sort(kind=op.kind, reads=operands(inputs, 0), writes=operands(outputs), rows=1, columns=keys, keep=keys)
