@@ -1,14 +1,16 @@
-"""One ONNX node as a test: run by onnxruntime and by our operator, with the error relative to the output's spread."""
+"""ONNX nodes as tests: any node against onnxruntime, and the node cases that the standard brings with it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from codesign.dtypes import name_of
 from codesign.graph import Op
@@ -110,4 +112,58 @@ def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float32)
 
 
-__all__ = ["NodeCase", "normal", "relative_error"]
+@cache
+def standard_cases() -> dict[str, Any]:
+    """The standard's own cases of one operator, of ONNX's default domain, by name."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)
+    return {
+        case.name: case
+        for case in found
+        if len(case.model.graph.node) == 1 and case.model.graph.node[0].domain in ("", "ai.onnx")
+    }
+
+
+def standard_case_names(*kinds: str) -> list[str]:
+    """Names of the standard's cases of these operators."""
+    return [name for name, case in standard_cases().items() if case.model.graph.node[0].op_type in kinds]
+
+
+def check_standard_case(name: str) -> None:
+    """Values, shapes and types agree with the standard's, within the tolerance that the case states.
+
+    bfloat16 may differ by two units in the last place: the standard's cases round each intermediate result to it.
+    """
+    case = standard_cases()[name]
+    node = case.model.graph.node[0]
+    attributes = {proto.name: _plain(helper.get_attribute_value(proto)) for proto in node.attribute}
+    opset = case.model.opset_import[0].version
+    op = Op(node.name or name, node.op_type, tuple(node.input), tuple(node.output), attributes, "", opset)
+    inputs, expected = case.data_sets[0]
+    given = dict(zip((info.name for info in case.model.graph.input), map(_plain, inputs), strict=True))
+    arrays = [given[one] if one else None for one in node.input]
+    values = [None if array is None else Value(array.shape, name_of(array.dtype), constant=array) for array in arrays]
+    inferred = find(op).infer(op, values)
+    computed = dict(zip(node.output, find(op).compute(op, arrays), strict=False))
+    shapes = dict(zip(node.output, inferred, strict=False))
+    for info, result in zip(case.model.graph.output, map(_plain, expected), strict=True):
+        mine = computed[info.name]
+        assert (mine.shape, name_of(mine.dtype)) == (result.shape, name_of(result.dtype)) == shapes[info.name]
+        rtol = 2 * 2.0**-7 if name_of(mine.dtype) == "bfloat16" else case.rtol
+        np.testing.assert_allclose(mine.astype(np.float64), result.astype(np.float64), rtol, max(case.atol, 1e-6))
+    results = [Value(*described) for described, output in zip(inferred, node.output, strict=True) if output]
+    work = find(op).work(op, values, results)
+    assert work.reads
+    assert work.writes
+
+
+def _plain(found: Any) -> Any:
+    if isinstance(found, onnx.TensorProto):
+        return numpy_helper.to_array(found)
+    return found.decode() if isinstance(found, bytes) else found
+
+
+__all__ = ["NodeCase", "check_standard_case", "normal", "relative_error", "standard_case_names", "standard_cases"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codesign.errors import BadModel
 from codesign.work import Contraction
-from tests.onnx_case import NodeCase, normal
+from tests.onnx_case import NodeCase, check_standard_case, normal, standard_case_names
 
 
 @pytest.mark.parametrize(
@@ -211,3 +211,15 @@ def test_lp_normalisation(p):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_local_response_normalisation(size):
     NodeCase("LRN", [normal(2, 7, 4, 4) * 9], size=size, alpha=0.1, beta=0.6, bias=1.5).check()
+
+
+STANDARD = (
+    "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization",
+    "LayerNormalization", "RMSNormalization", "GroupNormalization", "LRN", "LpNormalization",
+    "Softmax", "LogSoftmax", "Hardmax", "Attention", "RotaryEmbedding",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", standard_case_names(*STANDARD))
+def test_operator_agrees_with_the_standards_own_case(name):
+    check_standard_case(name)

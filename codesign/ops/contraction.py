@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, operands, optional, required
+from codesign.ops.arguments import bad, narrowed, operands, optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, broadcast, operator
 from codesign.ops.einsum import Einsum, parse
 from codesign.work import Contraction, Move, Reduce, Work
@@ -50,6 +50,14 @@ def matmul_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]
     )
 
 
+def matmul(left: Array, right: Array) -> Array:
+    """The product, as one matrix product when all matrices on the left meet the same matrix on the right."""
+    if right.ndim == 2 and left.ndim > 2:
+        product = left.reshape(-1, left.shape[-1]) @ right
+        return product.reshape(*left.shape[:-1], right.shape[-1])
+    return np.asarray(np.matmul(left, right))
+
+
 @operator("MatMul")
 class MatMul(Operator):
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
@@ -58,10 +66,7 @@ class MatMul(Operator):
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         left, right = required(op, inputs, 0, "A"), required(op, inputs, 1, "B")
-        if right.ndim == 2 and left.ndim > 2:
-            product = left.reshape(-1, left.shape[-1]) @ right
-            return [product.reshape(*left.shape[:-1], right.shape[-1])]
-        return [np.asarray(np.matmul(left, right))]
+        return [narrowed(matmul(widened(left), widened(right)), left.dtype)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         return matmul_work(op, inputs, outputs)
@@ -95,7 +100,8 @@ class Gemm(Operator):
         return [(shape, required(op, inputs, 0, "A").dtype)]
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
-        left, right, addend = required(op, inputs, 0, "A"), required(op, inputs, 1, "B"), optional(inputs, 2)
+        dtype, addend = required(op, inputs, 0, "A").dtype, optional(inputs, 2)
+        left, right = (widened(required(op, inputs, index, "AB"[index])) for index in (0, 1))
         product = (left.T if op.attributes.get("transA", 0) else left) @ (
             right.T if op.attributes.get("transB", 0) else right
         )
@@ -103,8 +109,8 @@ class Gemm(Operator):
         if alpha != 1.0:
             product *= product.dtype.type(alpha)
         if addend is not None and beta != 0.0:
-            product += addend if beta == 1.0 else addend * product.dtype.type(beta)
-        return [product]
+            product += widened(addend) if beta == 1.0 else widened(addend) * product.dtype.type(beta)
+        return [narrowed(product, dtype)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         left, right = self._sides(op, inputs)
@@ -138,7 +144,8 @@ class EinsumOperator(Operator):
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         arrays = [required(op, inputs, index, "Inputs") for index in range(len(inputs))]
-        return [self._plan(op, [array.shape for array in arrays]).compute(arrays)]
+        result = self._plan(op, [array.shape for array in arrays]).compute([widened(array) for array in arrays])
+        return [narrowed(result, arrays[0].dtype)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         values = [required(op, inputs, index, "Inputs") for index in range(len(inputs))]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, operands, optional, required
+from codesign.ops.arguments import bad, narrowed, operands, optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.window import Window, padding, per_axis, window
 from codesign.work import Contraction, Convolution, Work
@@ -42,7 +42,7 @@ def convolution(op: Op, image: Array, weights: Array, bias: Array | None = None)
     from codesign.executor.kernels.convolution import convolve
 
     found, groups = convolution_window(op, image.shape, weights.shape)
-    return _add_bias(convolve(image, weights, found, groups), bias)
+    return narrowed(_add_bias(convolve(widened(image), widened(weights), found, groups), bias), image.dtype)
 
 
 def _add_bias(result: Array, bias: Array | None) -> Array:
@@ -184,7 +184,8 @@ class ConvTranspose(Operator):
 
         image, weights = required(op, inputs, 0, "X"), required(op, inputs, 1, "W")
         found, groups, spatial = self._window(op, image.shape, weights.shape)
-        return [_add_bias(convolve_transposed(image, weights, found, groups, spatial), optional(inputs, 2))]
+        result = convolve_transposed(widened(image), widened(weights), found, groups, spatial)
+        return [narrowed(_add_bias(result, optional(inputs, 2)), image.dtype)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         image, weights = required(op, inputs, 0, "X"), required(op, inputs, 1, "W")

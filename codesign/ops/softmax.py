@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import before_opset, normal_axis, operands, required
+from codesign.ops.arguments import before_opset, narrowed, normal_axis, operands, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Reduce, Work
 
@@ -18,14 +18,10 @@ def softmax(scores: Array, axis: int = -1) -> Array:
 
     A row that is -inf throughout (every key masked) gives zeros.
     """
-    peak = scores.max(axis=axis, keepdims=True)
-    np.copyto(peak, 0, where=np.isneginf(peak))
-    result = scores - peak
-    np.exp(result, out=result)
-    total = result.sum(axis=axis, keepdims=True)
-    np.copyto(total, 1, where=total == 0)
-    result /= total
-    return np.asarray(result)
+    from codesign.executor.kernels.softmax import softmax_rows
+
+    rows = np.moveaxis(scores, axis, -1)
+    return np.moveaxis(softmax_rows(rows.copy()), -1, axis)
 
 
 def _log_softmax(scores: Array, axis: int) -> Array:
@@ -63,12 +59,13 @@ class Softmax(Operator):
         scores = required(op, inputs, 0, "input")
         axis, _ = self._row(op, scores.shape)
         formula = _FORMULAS[op.kind]
+        shape = scores.shape
         if scores.size == 0:
             return [scores]
         if before_opset(op, 13):
             rows = math.prod(scores.shape[:axis])
-            return [formula(scores.reshape(rows, -1), -1).reshape(scores.shape)]
-        return [formula(scores, axis)]
+            axis, scores = -1, scores.reshape(rows, -1)
+        return [narrowed(formula(widened(scores), axis).reshape(shape), scores.dtype)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         value = required(op, inputs, 0, "input")
