@@ -1,0 +1,189 @@
+"""From a ModelProto to a Graph: check, bind the dimensions, walk the nodes, say what is a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from codesign.errors import BadModel, BadParameter, CodesignError
+from codesign.frontend import check
+from codesign.frontend.external import WeightReader
+from codesign.frontend.handlers import HANDLERS
+from codesign.frontend.parameters import mark_parameters
+from codesign.frontend.scope import Scope
+from codesign.frontend.symbolic import Dimensions
+from codesign.frontend.types import ELEMENT_TYPES, element_type_name
+from codesign.frontend.walk import Adjust, Walk
+from codesign.graph import Graph, Op, Tensor
+from codesign.ops.base import ShapeAndType
+
+
+def to_graph(
+    model: onnx.ModelProto, source: str, folder: Path | None, batch: int | None, bind: Mapping[str, int]
+) -> Graph:
+    """See `codesign.frontend.from_proto`."""
+    try:
+        return _converted(model, source, folder, batch, bind)
+    except CodesignError as error:
+        if not source or str(error).startswith(source):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise BadModel(f"{source}: a name is not text, or graphs are nested too deep ({error})") from error
+
+
+def _converted(
+    model: onnx.ModelProto, source: str, folder: Path | None, batch: int | None, bind: Mapping[str, int]
+) -> Graph:
+    if batch is not None and batch < 1:
+        raise BadParameter(f"batch = {batch}, expected at least 1")
+    graph = model.graph
+    check.check_names(graph)
+    stored = {item.name for item in graph.initializer} | {item.values.name for item in graph.sparse_initializer}
+    inputs = [item for item in graph.input if item.name not in stored]
+    dimensions = Dimensions(inputs, _inner_symbols(graph), bind, batch)
+    shapes = {item.name: dimensions.shape(item) for item in inputs}
+    declared = _declared(graph, dimensions)
+    converted = convert(model, WeightReader(folder), shapes, declared)
+    if batch is not None and not dimensions.batch_is_symbolic and batch != _leading(shapes):
+        raise BadModel(f"its inputs have a fixed batch of {_leading(shapes)}, asked for {batch}")
+    warnings = (*dimensions.warnings, *converted.warnings)
+    return replace(converted, source=source, batch=batch or _leading(shapes), warnings=warnings)
+
+
+def convert(
+    model: onnx.ModelProto,
+    reader: WeightReader,
+    shapes: Mapping[str, tuple[int, ...]],
+    declared: Mapping[str, ShapeAndType],
+    adjust: Adjust | None = None,
+) -> Graph:
+    """One pass over the model with inputs of the `shapes` given. Raises BadModel naming the node at fault."""
+    graph = model.graph
+    functions = {(item.domain, item.name): item for item in model.functions}
+    walk = Walk(reader, HANDLERS, functions, declared, adjust)
+    scope = Scope({}, check.opset_imports(model.opset_import))
+    for item in graph.input:
+        if item.name in shapes:
+            what = f"input '{item.name}'"
+            tensor = Tensor(item.name, shapes[item.name], element_type_name(item.type.tensor_type.elem_type, what))
+            walk.names.add(item.name)
+            scope.names[item.name] = walk.add_tensor(tensor)
+    walk.add_initializers(graph, scope)
+    walk.run(graph.node, scope)
+    outputs = tuple(name for item in graph.output for name in _output(item.name, scope))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    converted = Graph(
+        graph.name,
+        walk.tensors,
+        walk.weights,
+        tuple(walk.ops),
+        tuple(name for name in shapes),
+        outputs,
+        warnings=(*reader.warnings(), *walk.warnings),
+        metadata=metadata,
+    )
+    converted = live(with_output_names(converted, tuple(item.name for item in graph.output)))
+    mark_parameters(converted, walk.origins)
+    return converted
+
+
+def _output(name: str, scope: Scope) -> tuple[str, ...]:
+    found = scope.names.get(name)
+    if found is None:
+        raise BadModel(f"graph output '{name}' is produced by no node")
+    return (found,) if isinstance(found, str) else found
+
+
+def live(graph: Graph) -> Graph:
+    """The graph without operations whose results nobody reads."""
+    needed = set(graph.outputs)
+    kept: list[Op] = []
+    for op in reversed(graph.ops):
+        if any(name in needed for name in op.outputs):
+            needed.update(op.reads())
+            kept.append(op)
+    return graph.with_ops(tuple(reversed(kept)))
+
+
+def with_output_names(graph: Graph, names: tuple[str, ...]) -> Graph:
+    """The graph with its outputs named as in the model, where a removed Identity or an inlined body renamed them."""
+    fixed = {*graph.inputs, *graph.weights}
+    renamed: dict[str, str] = {}
+    extra: list[Op] = []
+    outputs = list(graph.outputs)
+    if len(names) != len(outputs):
+        return graph
+    tensors = dict(graph.tensors)
+    for position, (name, tensor) in enumerate(zip(names, graph.outputs, strict=True)):
+        if name == tensor:
+            continue
+        if name in tensors and name not in renamed.values():
+            continue
+        if tensor in fixed or tensor in renamed or tensor in names:
+            extra.append(Op(f"{name}/Identity", "Identity", (tensor,), (name,), opset=13))
+        else:
+            renamed[tensor] = name
+        tensors[name] = replace(tensors[tensor], name=name)
+        outputs[position] = name
+    ops = tuple(rename(op, renamed) for op in graph.ops) if renamed else graph.ops
+    extra = [rename(op, renamed) for op in extra]
+    return replace(graph, ops=(*ops, *extra), outputs=tuple(outputs), tensors=tensors)
+
+
+def rename(op: Op, names: Mapping[str, str]) -> Op:
+    """The operation with tensors called by other names."""
+    if not any(name in names for name in (*op.reads(), *op.outputs)):
+        return op
+    bodies = {
+        key: replace(
+            body,
+            captured=tuple(names.get(name, name) for name in body.captured),
+            ops=tuple(rename(inner, names) for inner in body.ops),
+            outputs=tuple(names.get(name, name) for name in body.outputs),
+            tensors={
+                names.get(name, name): replace(tensor, name=names.get(name, name))
+                for name, tensor in body.tensors.items()
+            },
+        )
+        for key, body in op.bodies.items()
+    }
+    return replace(
+        op,
+        inputs=tuple(names.get(name, name) for name in op.inputs),
+        outputs=tuple(names.get(name, name) for name in op.outputs),
+        bodies=bodies,
+    )
+
+
+def _leading(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The batch that the inputs state: the leading dimension of the first that has more than one, else 1."""
+    return next((shape[0] for shape in shapes.values() if len(shape) > 1), 1)
+
+
+def _inner_symbols(graph: onnx.GraphProto) -> list[str]:
+    """Names of dimensions that occur inside the graph and at its outputs."""
+    return [
+        dim.dim_param
+        for item in (*graph.value_info, *graph.output)
+        for dim in item.type.tensor_type.shape.dim
+        if dim.dim_param
+    ]
+
+
+def _declared(graph: onnx.GraphProto, dimensions: Dimensions) -> dict[str, ShapeAndType]:
+    """Shapes that the model states of inner values, as far as their dimensions are known."""
+    declared = {}
+    for item in (*graph.value_info, *graph.output):
+        tensor = item.type.tensor_type
+        sizes = [dimensions.size_of(dim) for dim in tensor.shape.dim]
+        if (
+            tensor.HasField("shape")
+            and tensor.elem_type in ELEMENT_TYPES
+            and all(size is not None and size >= 0 for size in sizes)
+        ):
+            declared[item.name] = tuple(size for size in sizes if size is not None), ELEMENT_TYPES[tensor.elem_type]
+    return declared

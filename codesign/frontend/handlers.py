@@ -1,0 +1,67 @@
+"""Nodes that are no operation of their own: constants, aliases, and operators that hold graphs or sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from codesign.errors import BadModel
+from codesign.frontend.attributes import bound_attributes, dense, plain
+from codesign.frontend.scope import Scope
+from codesign.frontend.sequences import SEQUENCES
+from codesign.frontend.types import checked_shape, element_type_name
+from codesign.frontend.walk import Handler, Walk, as_scalar, register
+
+_OWN: dict[tuple[str, str], Handler] = {}
+
+
+@register(_OWN, "Constant")
+def constant(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """A constant becomes a weight called as its output."""
+    what = f"node '{name}' (Constant)"
+    attributes = bound_attributes(node, scope.bindings, what)
+    if len(attributes) != 1 or len(node.output) != 1:
+        raise BadModel(f"{what}: expected one value and one output")
+    attribute = attributes[0]
+    target = walk.unique(scope.prefix + node.output[0])
+    if attribute.name == "value" and attribute.HasField("t"):
+        element_type_name(attribute.t.data_type, what)
+        checked_shape(attribute.t.dims, what)
+        scope.names[node.output[0]] = walk.add_weight(walk.reader.weight(target, attribute.t))
+        return True
+    if attribute.name == "sparse_value":
+        values = dense(attribute.sparse_tensor, what)
+    else:
+        values = _plain_constant(plain(attribute, what), attribute.name)
+    walk.names.discard(target)
+    scope.names[node.output[0]] = walk.add_constant(target, values)
+    return True
+
+
+def _plain_constant(value: object, form: str) -> np.ndarray:
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    return np.asarray(value, dtype=kinds.get(form, object))
+
+
+@register(_OWN, "Identity")
+def identity(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """The output is the input under another name."""
+    if len(node.input) != 1 or len(node.output) != 1:
+        raise BadModel(f"node '{name}' (Identity): expected one input and one output")
+    scope.names[node.output[0]] = scope.meaning(node.input[0], name)
+    return True
+
+
+@register(_OWN, "Dropout")
+def dropout(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """In inference nothing is dropped; a mask that is read, or training mode, keeps the operation."""
+    if not node.input or not node.output:
+        raise BadModel(f"node '{name}' (Dropout): expected an input and an output")
+    training = walk.constant(scope.tensor(node.input[2], name)) if len(node.input) > 2 else np.False_
+    if any(node.output[1:]) or as_scalar(np.asarray(training)) is not False:
+        return False
+    scope.names[node.output[0]] = scope.tensor(node.input[0], name)
+    return True
+
+
+HANDLERS: dict[tuple[str, str], Handler] = {**_OWN, **SEQUENCES}

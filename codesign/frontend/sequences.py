@@ -1,0 +1,146 @@
+"""Sequences of tensors, resolved while loading: their lengths are known, so no operation on them is left to run."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from codesign.errors import BadModel, UnsupportedOperator
+from codesign.frontend.attributes import bound_attributes, plain_attributes
+from codesign.frontend.scope import Scope
+from codesign.frontend.walk import Handler, Walk, as_scalar, register
+from codesign.graph import Op
+
+SEQUENCES: dict[tuple[str, str], Handler] = {}
+
+
+@register(SEQUENCES, "SequenceConstruct", "SequenceEmpty")
+def construct(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    scope.names[node.output[0]] = tuple(scope.tensor(item, name) for item in node.input)
+    return True
+
+
+@register(SEQUENCES, "SequenceAt")
+def at(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    items = _items(node, name, scope)
+    scope.names[node.output[0]] = items[_position(walk, node, 1, name, scope, len(items))]
+    return True
+
+
+@register(SEQUENCES, "SequenceInsert")
+def insert(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    items = list(_items(node, name, scope))
+    place = len(items)
+    if len(node.input) > 2 and node.input[2]:
+        place = _position(walk, node, 2, name, scope, len(items) + 1)
+    items.insert(place, scope.tensor(node.input[1], name))
+    scope.names[node.output[0]] = tuple(items)
+    return True
+
+
+@register(SEQUENCES, "SequenceErase")
+def erase(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    items = list(_items(node, name, scope))
+    place = len(items) - 1
+    if len(node.input) > 1 and node.input[1]:
+        place = _position(walk, node, 1, name, scope, len(items))
+    if not items:
+        raise BadModel(f"node '{name}' (SequenceErase): the sequence is empty")
+    del items[place]
+    scope.names[node.output[0]] = tuple(items)
+    return True
+
+
+@register(SEQUENCES, "SequenceLength")
+def length(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    values = np.asarray(len(_items(node, name, scope)), dtype=np.int64)
+    scope.names[node.output[0]] = walk.add_constant(scope.prefix + node.output[0], values)
+    return True
+
+
+@register(SEQUENCES, "SplitToSequence")
+def split(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """A Split, and a Squeeze of each part where the node asks for parts of length one without their axis."""
+    settings = plain_attributes(bound_attributes(node, scope.bindings, name), name)
+    source = scope.tensor(node.input[0], name)
+    shape = walk.tensors[source].shape
+    axis = settings.get("axis", 0)
+    if not -len(shape) <= axis < len(shape):
+        raise BadModel(f"node '{name}' (SplitToSequence): axis {axis} is outside the input's {len(shape)} dimensions")
+    sizes, keep = np.ones(shape[axis], dtype=np.int64), bool(settings.get("keepdims", 1))
+    if len(node.input) > 1 and node.input[1]:
+        given, keep = walk.constant(scope.tensor(node.input[1], name)), True
+        if given is None:
+            raise UnsupportedOperator(f"node '{name}' (SplitToSequence): 'split' is computed by the model")
+        sizes = given if given.ndim else _parts(shape[axis], int(given), name)
+    if len(sizes) > 4096:
+        raise UnsupportedOperator(f"node '{name}' (SplitToSequence): {len(sizes)} parts are too many")
+    lengths = walk.add_constant(f"{name}/split", np.asarray(sizes, dtype=np.int64))
+    outputs = tuple(f"{name}/part_{index}" for index in range(len(sizes)))
+    sources = scope.sources or (node.name or name,)
+    parts = walk.emit(Op(name, "Split", (source, lengths), outputs, {"axis": axis}, "", 13, sources))
+    if not keep:
+        axes = walk.add_constant(f"{name}/axes", np.asarray([axis], dtype=np.int64))
+        squeezes = [
+            Op(walk.unique(f"{part}/Squeeze"), "Squeeze", (part, axes), (f"{part}/squeezed",), {}, "", 13, sources)
+            for part in parts
+        ]
+        parts = tuple(walk.emit(op)[0] for op in squeezes)
+    scope.names[node.output[0]] = parts
+    return True
+
+
+@register(SEQUENCES, "ConcatFromSequence")
+def concat(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """A Concat, of items with a new axis where the node stacks them."""
+    settings = plain_attributes(bound_attributes(node, scope.bindings, name), name)
+    items = _items(node, name, scope)
+    sources = scope.sources or (node.name or name,)
+    axis = settings.get("axis", 0)
+    if settings.get("new_axis", 0):
+        items = stacked(walk, items, axis, name, sources)
+    op = Op(name, "Concat", items, (scope.prefix + node.output[0],), {"axis": axis}, "", 13, sources)
+    scope.names[node.output[0]] = walk.emit(op)[0]
+    return True
+
+
+def stacked(walk: Walk, items: tuple[str, ...], axis: int, name: str, sources: tuple[str, ...]) -> tuple[str, ...]:
+    """Each item with an axis of length one put in at `axis`, ready to be joined along it."""
+    axes = walk.add_constant(f"{name}/axes", np.asarray([axis], dtype=np.int64))
+    return tuple(
+        walk.emit(
+            Op(
+                walk.unique(f"{name}/Unsqueeze"),
+                "Unsqueeze",
+                (item, axes),
+                (f"{item}/unsqueezed",),
+                {},
+                "",
+                13,
+                sources,
+            )
+        )[0]
+        for item in items
+    )
+
+
+def _items(node: onnx.NodeProto, name: str, scope: Scope) -> tuple[str, ...]:
+    found = scope.meaning(node.input[0], name) if node.input else None
+    if not isinstance(found, tuple):
+        raise BadModel(f"node '{name}' ({node.op_type}): its input is not a sequence")
+    return found
+
+
+def _position(walk: Walk, node: onnx.NodeProto, index: int, name: str, scope: Scope, size: int) -> int:
+    place = as_scalar(walk.constant(scope.tensor(node.input[index], name)))
+    if place is None:
+        raise UnsupportedOperator(f"node '{name}' ({node.op_type}): the position is computed by the model")
+    if not -size <= place < size:
+        raise BadModel(f"node '{name}' ({node.op_type}): position {place} is outside a sequence of {size}")
+    return int(place) % size
+
+
+def _parts(extent: int, size: int, name: str) -> np.ndarray:
+    if size < 1:
+        raise BadModel(f"node '{name}' (SplitToSequence): parts of length {size}")
+    return np.asarray([min(size, extent - start) for start in range(0, extent, size)], dtype=np.int64)

@@ -1,0 +1,224 @@
+"""The walk over the nodes that writes the Graph: one pass in topological order, shapes and constants known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from codesign.dtypes import dtype, name_of
+from codesign.errors import BadModel, UnsupportedOperator
+from codesign.frontend import check, fold
+from codesign.frontend.attributes import bound_attributes, dense, plain_attributes
+from codesign.frontend.external import WeightReader
+from codesign.frontend.infer import infer_outputs
+from codesign.frontend.scope import Meaning, Scope
+from codesign.graph import Op, Tensor, Weight
+from codesign.ops.base import Array, ShapeAndType, Value
+
+Handler = Callable[["Walk", onnx.NodeProto, str, Scope], bool]
+"""Deals with a node that is more than one operation. Returns False when it is an ordinary operation after all."""
+Adjust = Callable[["Walk", Op], Op]
+"""Changes an operation before its shapes are inferred."""
+MOST_OPERATIONS = 200_000
+"""Operations of one graph; unrolled loops and nested functions could ask for any number."""
+
+
+@dataclass
+class Walk:
+    """What is known so far. `declared` holds shapes the model states, `functions` its own operators by (domain, name),
+    `adjust` serves re-batching."""
+
+    reader: WeightReader
+    handlers: Mapping[tuple[str, str], Handler]
+    functions: Mapping[tuple[str, str], onnx.FunctionProto] = field(default_factory=dict)
+    declared: Mapping[str, ShapeAndType] = field(default_factory=dict)
+    adjust: Adjust | None = None
+    ops: list[Op] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    # What is known of tensors
+
+    def add_tensor(self, tensor: Tensor) -> str:
+        self.tensors[tensor.name] = tensor
+        self.values[tensor.name] = Value(tensor.shape, tensor.dtype)
+        return tensor.name
+
+    def add_weight(self, weight: Weight, origins: Iterable[str] = ()) -> str:
+        """Register a constant. `origins` names the stored weights it was derived from."""
+        tensor = weight.tensor
+        self.tensors[tensor.name] = tensor
+        self.weights[tensor.name] = weight
+        self.values[tensor.name] = Value(tensor.shape, tensor.dtype, "weight", 1.0, weight.inline)
+        self.origins[tensor.name] = tuple(origins)
+        return tensor.name
+
+    def add_constant(self, name: str, array: Array) -> str:
+        """Register values as a constant called `name`, or a name like it that is free."""
+        unique = self.unique(name)
+        return self.add_weight(Weight(Tensor(unique, array.shape, name_of(array.dtype)), value=array))
+
+    def constant(self, name: str) -> Array | None:
+        """The values of a tensor when they are known and small; None otherwise, and for the absent input ""."""
+        return self.values[name].constant if name else None
+
+    def unique(self, name: str) -> str:
+        """`name`, or with a number when it is taken; taken from now on."""
+        chosen, number = name, 0
+        while chosen in self.names:
+            number += 1
+            chosen = f"{name}_{number}"
+        self.names.add(chosen)
+        return chosen
+
+    # Graphs and nodes
+
+    def add_initializers(self, graph: onnx.GraphProto, scope: Scope) -> None:
+        for tensor in graph.initializer:
+            name = self.unique(scope.prefix + tensor.name)
+            scope.names[tensor.name] = self.add_weight(self.reader.weight(name, tensor))
+        for sparse in graph.sparse_initializer:
+            values = dense(sparse, f"sparse initialiser '{sparse.values.name}'")
+            scope.names[sparse.values.name] = self.add_constant(scope.prefix + sparse.values.name, values)
+
+    def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope) -> None:
+        """Convert `nodes`, in any order that can be sorted."""
+        for index, node in enumerate(check.in_order(nodes, scope.names)):
+            self.node(node, index, scope)
+
+    def node(self, node: onnx.NodeProto, index: int, scope: Scope) -> None:
+        name = self.unique(scope.prefix + (node.name or f"{node.op_type}_{index}"))
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if not node.op_type:
+            raise BadModel(f"node '{name}' names no operator")
+        if len(self.ops) > MOST_OPERATIONS:
+            raise UnsupportedOperator(f"node '{name}': the graph unrolls to more than {MOST_OPERATIONS} operations")
+        handler = self.handlers.get((domain, node.op_type))
+        if handler is not None and handler(self, node, name, scope):
+            return
+        if (domain, node.op_type) in self.functions:
+            self.expand(self.functions[domain, node.op_type], node, name, scope)
+            return
+        op = self.operation(node, name, domain, scope)
+        try:
+            self.emit(op, node, scope)
+        except UnsupportedOperator:
+            body = standard_function(op, node)
+            if body is None:
+                raise
+            self.expand(body, node, name, scope)
+
+    def operation(self, node: onnx.NodeProto, name: str, domain: str, scope: Scope) -> Op:
+        """The node as an operation, outputs named as they will be in the Graph."""
+        what = f"node '{name}' ({node.op_type})"
+        if domain not in scope.imports and domain == "":
+            raise BadModel(f"{what}: the model imports no opset for the standard operators")
+        attributes = bound_attributes(node, scope.bindings, what) if scope.bindings else node.attribute
+        return Op(
+            name,
+            node.op_type,
+            tuple(scope.tensor(item, name) for item in node.input),
+            tuple(scope.prefix + item if item else "" for item in node.output),
+            plain_attributes(attributes, what),
+            domain,
+            scope.imports.get(domain, 0),
+            scope.sources or (node.name or name,),
+        )
+
+    def emit(self, op: Op, node: onnx.NodeProto | None = None, scope: Scope | None = None) -> tuple[str, ...]:
+        """Infer, fold and record one operation; its outputs become known in `scope`. Returns their names."""
+        if self.adjust is not None:
+            op = self.adjust(self, op)
+        inputs = [self.values[name] if name else None for name in op.inputs]
+        found = infer_outputs(op, inputs, node, self.declared)
+        if len(found) < len(op.outputs) and any(op.outputs[len(found) :]):
+            raise BadModel(f"node '{op.name}' ({op.kind}) has {len(op.outputs)} outputs, the operator {len(found)}")
+        named = tuple(self.unique(name) if name else "" for name in op.outputs)
+        op = replace(op, outputs=named)
+        results = [Tensor(name, shape, kind) for name, (shape, kind) in zip(named, found, strict=False)]
+        for tensor in results:
+            dtype(tensor.dtype)
+        folded = fold.folded(op, [self.weights.get(name) for name in op.inputs], inputs, results)
+        for position, tensor in enumerate(results):
+            if not tensor.name:
+                continue
+            if folded is not None:
+                self.add_weight(folded[position], self._origins(op))
+            else:
+                self.add_tensor(tensor)
+        if folded is None:
+            self.ops.append(op)
+        if scope is not None and node is not None:
+            for local, name in zip(node.output, named, strict=True):
+                if local:
+                    scope.names[local] = name
+        return named
+
+    def _origins(self, op: Op) -> list[str]:
+        return [origin for name in op.inputs if name for origin in (self.origins.get(name) or (name,))]
+
+    # Operators that are graphs
+
+    def expand(self, function: onnx.FunctionProto, node: onnx.NodeProto, name: str, scope: Scope) -> None:
+        """Put the body of a function in the place of its call."""
+        what = f"node '{name}' ({node.op_type})"
+        if len(node.input) > len(function.input) or len(node.output) > len(function.output):
+            raise BadModel(f"{what} has more inputs or outputs than its function")
+        given = {item.name: item for item in bound_attributes(node, scope.bindings, what)}
+        defaults = {item.name: item for item in function.attribute_proto}
+        imports = check.opset_imports(function.opset_import) or scope.imports
+        inner = scope.call(f"{name}/", (node.name or name,), imports, {**defaults, **given})
+        for formal, actual in zip(function.input, node.input, strict=False):
+            inner.names[formal] = scope.meaning(actual, name) if actual else ""
+        inner.names.update(dict.fromkeys(function.input[len(node.input) :], ""))
+        self.run(function.node, inner)
+        for formal, actual in zip(function.output, node.output, strict=False):
+            if actual:
+                scope.names[actual] = inner.meaning(formal, name)
+
+    def body(self, graph: onnx.GraphProto, scope: Scope, arguments: Sequence[Meaning]) -> list[Meaning]:
+        """Put a body in the place of its node: `arguments` for its inputs. Returns its outputs."""
+        if len(graph.input) != len(arguments):
+            raise BadModel(f"body '{scope.prefix}' has {len(graph.input)} inputs, expected {len(arguments)}")
+        for item, argument in zip(graph.input, arguments, strict=True):
+            scope.names[item.name] = argument
+        self.add_initializers(graph, scope)
+        self.run(graph.node, scope)
+        return [scope.meaning(item.name, scope.prefix) for item in graph.output]
+
+
+def standard_function(op: Op, node: onnx.NodeProto) -> onnx.FunctionProto | None:
+    """The body by which the ONNX standard defines an operator, when it does so for any types."""
+    try:
+        schema: Any = onnx.defs.get_schema(op.kind, op.opset or 1, op.domain)
+    except onnx.defs.SchemaError:
+        return None
+    if not schema.has_function:
+        return None
+    version = max((item for item in schema.function_opset_versions if item <= max(op.opset, 1)), default=None)
+    if version is None:
+        return None
+    return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
+
+
+def register(table: dict[tuple[str, str], Handler], *kinds: str, domain: str = "") -> Callable[[Handler], Handler]:
+    """Enter a handler in `table` for the operators named."""
+
+    def enter(handler: Handler) -> Handler:
+        table.update({(domain, kind): handler for kind in kinds})
+        return handler
+
+    return enter
+
+
+def as_scalar(array: Array | None) -> Any:
+    """The single value of a constant, None when it is not known or not single."""
+    return np.asarray(array).reshape(-1)[0].item() if array is not None and array.size == 1 else None
