@@ -15,6 +15,8 @@ import pytest
 
 import workloads
 from codesign.errors import BadParameter, DoesNotFit
+from codesign.frontend import from_proto
+from codesign.lower import lower
 
 RUNNING_STATISTICS = {"BatchNormalization": (3, 4)}
 """Inputs that are not learned: means and variances collected in training, which published counts leave out."""
@@ -136,6 +138,12 @@ def test_bound_lengths_scale_the_macs_as_the_transformer_formula_says(sequence: 
     model = workloads.build("gpt2_small_decode", bind={"sequence": sequence, "past": past})
     products = 2 * sequence * (past + sequence) * layers * width
     assert macs_of(model) == 12 * sequence * layers * width**2 + products + vocabulary * width
+
+
+@pytest.mark.parametrize("name", workloads.names())
+def test_lowered_work_holds_the_macs_that_onnx_shapes_give(name: str) -> None:
+    model = workloads.build(name, batch=2)
+    assert sum(work.macs for work in lower(from_proto(model))) == macs_of(model)
 
 
 @pytest.mark.parametrize("name", workloads.names())
