@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from codesign.errors import BadParameter
 from codesign.graph import Graph
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Work
@@ -116,6 +117,13 @@ class Device(ABC):
     @abstractmethod
     def map(self, op: MappedOp, builder: ProgramBuilder) -> Tasks:
         """Write the tasks of one operation. Nothing is free except a Move marked so."""
+
+    def cycle_ticks(self, op: MappedOp) -> int:
+        """Ticks of one operation by a cycle-by-cycle walk that shares no code with `map`: the ladder's top rung.
+
+        Only devices that list "cycle" in `fidelities` have one; others raise BadParameter.
+        """
+        raise BadParameter(f"device '{self.name}' has no cycle fidelity; it offers {', '.join(self.fidelities)}")
 
     @property
     @abstractmethod

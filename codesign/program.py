@@ -62,6 +62,15 @@ class Program:
     labels: tuple[str, ...]  # (T,) what the task does: "load weights", "matrix multiply"
 
 
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """What a mapper wrote for one operation, task indices counted from its first task: to be written again."""
+
+    tasks: tuple[tuple[int, int, int, int, str], ...]
+    energy: tuple[tuple[int, str, float], ...]
+    edges: tuple[tuple[int, int, int, int, int], ...]
+
+
 class ProgramBuilder:
     """Collects tasks and edges, then freezes them into a Program."""
 
@@ -121,6 +130,27 @@ class ProgramBuilder:
     def barrier(self, source: int, target: int) -> None:
         """All firings of `source` end before the first of `target` starts."""
         self._edges.append((source, target, self._tasks[source][3], 0, 1))
+
+    def mark(self) -> tuple[int, int, int]:
+        """The place reached, from which `fragment` copies."""
+        return len(self._tasks), len(self._energy), len(self._edges)
+
+    def fragment(self, mark: tuple[int, int, int]) -> Fragment:
+        """What was written since `mark`; its edges must stay within it."""
+        first, energy, edges = mark
+        return Fragment(
+            tuple((task[0], task[1], task[2], task[3], task[5]) for task in self._tasks[first:]),
+            tuple((task - first, component, joules) for task, component, joules in self._energy[energy:]),
+            tuple((edge[0] - first, edge[1] - first, *edge[2:]) for edge in self._edges[edges:]),
+        )
+
+    def append(self, fragment: Fragment) -> int:
+        """Write a fragment for the current operation; returns the index of its first task."""
+        first, op = len(self._tasks), self.current_op
+        self._tasks += [(task[0], task[1], task[2], task[3], op, task[4]) for task in fragment.tasks]
+        self._energy += [(task + first, component, joules) for task, component, joules in fragment.energy]
+        self._edges += [(edge[0] + first, edge[1] + first, *edge[2:]) for edge in fragment.edges]
+        return first
 
     def build(self) -> Program:
         columns = np.array([task[:5] for task in self._tasks], dtype=np.int64).reshape(-1, 5).T

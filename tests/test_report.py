@@ -53,8 +53,8 @@ def synthetic_report(layers: int = 12, device: str = "npu <test>", fits: bool = 
     columns = list(zip(*rows, strict=True))
     tasks = TaskTable(
         op=np.array(columns[0]), label=columns[1], resource=columns[2], start_s=np.array(columns[3]),
-        end_s=np.array(columns[4]), busy_s=np.array(columns[5]), firings=np.array(columns[6]),
-        energy_J=np.array(columns[7]),
+        end_s=np.array(columns[4]), busy_s=np.array(columns[5]), waited_s=np.zeros(len(columns[5])),
+        firings=np.array(columns[6]), energy_J=np.array(columns[7]),
     )  # fmt: skip
     dynamic = sum(op.energy_J for op in ops)
     busy = {name: sum(row[5] for row in rows if row[2] == name) for name in ("mac array", "dma")}
@@ -121,7 +121,7 @@ def test_ops_frame_has_a_row_an_operation_and_the_schemas_columns(report: Report
 
 def test_task_table_refuses_columns_of_different_length() -> None:
     with pytest.raises(ValueError, match="differ in length"):
-        TaskTable(np.zeros(2), ["a"], ["r", "r"], np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2), np.zeros(2))
+        TaskTable(np.zeros(2), ["a"], ["r", "r"], *(np.zeros(2) for _ in range(6)))
 
 
 def test_report_refuses_live_bytes_that_do_not_match_the_operations(report: Report) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class TaskTable:
     """The engine's T tasks, one column a field. `op` indexes the document's operations, -1 where a task has none.
 
-    `start_s` and `end_s` span all firings of a task; `busy_s` is the time its firings held the resource.
+    `start_s` and `end_s` span all firings of a task; `busy_s` is the time its firings held the resource; `waited_s`
+    sums over firings how long each, ready to go, waited for its resource.
     """
 
     op: np.ndarray[Any, Any]  # (T,) int
@@ -29,11 +30,12 @@ class TaskTable:
     start_s: np.ndarray[Any, Any]  # (T,)
     end_s: np.ndarray[Any, Any]  # (T,)
     busy_s: np.ndarray[Any, Any]  # (T,)
+    waited_s: np.ndarray[Any, Any]  # (T,)
     firings: np.ndarray[Any, Any]  # (T,) int
     energy_J: np.ndarray[Any, Any]  # (T,) all firings
 
     def __post_init__(self) -> None:
-        for column in ("op", "start_s", "end_s", "busy_s", "firings", "energy_J"):
+        for column in ("op", "start_s", "end_s", "busy_s", "waited_s", "firings", "energy_J"):
             object.__setattr__(self, column, np.asarray(getattr(self, column)))
         lengths = {column: len(values) for column, values in vars(self).items()}
         if len(set(lengths.values())) > 1:

@@ -1,0 +1,31 @@
+"""Models by name: the path of an ONNX file, or `zoo:NAME` for a built-in network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from codesign.graph import Graph
+
+ZOO = "zoo:"
+
+
+def load(model: str | Path, batch: int | None = None, bind: Mapping[str, int] | None = None) -> Graph:
+    """The model as a Graph with every dimension known.
+
+    `model` is the path of an ONNX file or `zoo:NAME`. `batch` sets the leading dimension of its inputs, `bind` the
+    sizes of symbolic dimensions (a sequence length, a cache length). Raises BadModel, naming file, node and reason,
+    or BadParameter for an unknown network or dimension.
+    """
+    text = str(model)
+    if not text.startswith(ZOO):
+        from codesign.frontend import load as load_file
+
+        return load_file(text, batch=batch, bind=bind)
+    import workloads
+    from codesign.frontend import from_proto
+
+    name = text.removeprefix(ZOO)
+    proto = workloads.build(name, batch=1 if batch is None else batch, bind=bind)
+    return replace(from_proto(proto, source=text), batch=1 if batch is None else batch)
