@@ -216,6 +216,7 @@ def test_local_response_normalisation(size):
 STANDARD = (
     "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization",
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "LRN", "LpNormalization",
+    "MeanVarianceNormalization",
     "Softmax", "LogSoftmax", "Hardmax", "Attention", "RotaryEmbedding",
 )  # fmt: skip
 

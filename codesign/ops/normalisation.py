@@ -275,3 +275,30 @@ class LocalResponseNormalization(Operator):
 
 
 _LRN_DEFAULTS = (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+
+
+@operator("MeanVarianceNormalization")
+class MeanVarianceNormalization(Operator):
+    """(x - mean) / deviation over `axes`, by default all but the channels."""
+
+    @staticmethod
+    def _axes(op: Op, rank: int) -> tuple[int, ...]:
+        return tuple(normal_axis(op, int(axis), rank) for axis in op.attributes.get("axes", (0, 2, 3)))
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "X")
+        self._axes(op, len(value.shape))
+        return [(value.shape, value.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values = required(op, inputs, 0, "X")
+        # The standard adds 1e-9 to the deviation, not to the variance.
+        axes = self._axes(op, values.ndim)
+        centred = values - values.mean(axis=axes, keepdims=True)
+        deviation = np.sqrt(np.square(centred).mean(axis=axes, keepdims=True))
+        return [centred / (deviation + values.dtype.type(1e-9))]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        shape = required(op, inputs, 0, "X").shape
+        columns = math.prod(shape[axis] for axis in self._axes(op, len(shape)))
+        return _row_work(op, inputs, outputs, columns, _MEAN_VARIANCE_FLOPS - 2)
