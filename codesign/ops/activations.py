@@ -99,6 +99,10 @@ def _swish(op: Op, values: Array) -> Array:
     return values * sigmoid(_number(op, "alpha", 1.0, values) * values)
 
 
+def _swish_gated(op: Op, values: Array, linear: Array) -> Array:
+    return _swish(op, values) * linear
+
+
 def _quick_gelu(op: Op, values: Array) -> Array:
     return values * sigmoid(_number(op, "alpha", 1.702, values) * values)
 
@@ -125,6 +129,7 @@ ACTIVATIONS: dict[str, Function] = {
     "HardSigmoid": Function(_hard_sigmoid, 4),
     "HardSwish": Function(_hard_swish, 5),
     "Swish": Function(_swish, SIGMOID + 2),
+    "SwiGLU": Function(_swish_gated, SIGMOID + 3, 2),
     "Tanh": Function(plain(np.tanh), TANH),
     "Erf": Function(plain(erf), ERF),
     "Gelu": Function(_gelu, ERF + 4),
