@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from codesign.device import Device, MappedOp, MemoryPlan, Parameters, Tasks
@@ -11,9 +12,9 @@ from codesign.graph import Graph
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Work
 from hwmodels.pim import tasks
-from hwmodels.pim.mapping import map_op
+from hwmodels.pim.mapping import bank_products, map_op
 from hwmodels.pim.parameters import PimParameters
-from hwmodels.pim.product import lanes
+from hwmodels.pim.product import Product, lanes
 
 
 class PimDevice(Device):
@@ -21,6 +22,7 @@ class PimDevice(Device):
 
     device_class: ClassVar[str] = "pim"
     parameters_model: ClassVar[type[Parameters]] = PimParameters
+    fidelities: ClassVar[tuple[str, ...]] = ("analytic", "event", "cycle")
     parameters: PimParameters
 
     @property
@@ -45,6 +47,25 @@ class PimDevice(Device):
 
     def map(self, op: MappedOp, builder: ProgramBuilder) -> Tasks:
         return map_op(op, tasks.Writer(self.parameters, builder))
+
+    def cycle_ticks(self, op: MappedOp) -> int:
+        """Ticks of one operation with its products walked command by command, in a stream of equal operations.
+
+        What is not a product in the banks has no finer model and takes the event engine's time.
+        """
+        from hwmodels.pim.walk import walk_ticks
+
+        whole = self._event_ticks(lambda writer: map_op(op, writer))
+        for products in bank_products(op, self.parameters):
+            whole += walk_ticks(self.parameters, products) - self._event_ticks(partial(_write_products, products))
+        return whole
+
+    def _event_ticks(self, write: Callable[[tasks.Writer], object]) -> int:
+        from codesign.engine import run
+
+        builder = ProgramBuilder(self.resources(), self.tick_s)
+        write(tasks.Writer(self.parameters, builder))
+        return run(builder.build()).end
 
     @property
     def static_power_W(self) -> float:
@@ -72,6 +93,10 @@ class PimDevice(Device):
         """Column bandwidth of all banks together, which is what products see, and the capacity."""
         dram = self.parameters.dram
         return dram.channels * dram.banks * dram.column_bytes / dram.tCCD, dram.capacity
+
+
+def _write_products(products: list[Product], writer: tasks.Writer) -> None:
+    writer.products(products)
 
 
 DEVICE_CLASS = PimDevice

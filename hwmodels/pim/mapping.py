@@ -42,6 +42,16 @@ def map_op(op: MappedOp, writer: Writer) -> Tasks:
     return handler(op, writer)
 
 
+def bank_products(op: MappedOp, parameters: PimParameters) -> list[list[Product]]:
+    """The products of one operation that run in the banks, those of a list one after the other."""
+    work = op.work
+    if isinstance(work, Contraction) and in_banks(op, parameters):
+        return [contraction_products(work, parameters)]
+    if isinstance(work, Attention) and dtype(work.dtype).name in parameters.mac.dtypes:
+        return [[score_product(work, parameters)], value_products(work, parameters)]
+    return []
+
+
 def from_memory(op: MappedOp, skip: tuple[int, ...] = ()) -> int:
     """Bytes of activations that the ASIC must read from the banks; caches and weights stay where they are."""
     return sum(
@@ -110,8 +120,7 @@ def _bank_product(op: MappedOp, work: Contraction, writer: Writer) -> Tasks:
         waits = stage.last
     else:
         waits = ()
-    products = [writer.product(product) for product in contraction_products(work, parameters)]
-    product = Stage(_all(p.first for p in products), _all(p.last for p in products))
+    product = writer.products(contraction_products(work, parameters))
     for source in waits:
         for target in product.first:
             writer.builder.barrier(source, target)
@@ -170,7 +179,7 @@ def _attention(op: MappedOp, writer: Writer) -> Tasks:
     query = writer.transfer("load query, new key and value", _new_bytes(op, work))
     key, value = _write_key(writer, work, new, bits), _write_value(writer, work, new, bits)
     scores = writer.product(score_product(work, parameters))
-    weighted = [writer.product(product) for product in value_products(work, parameters)]
+    weighted = writer.products(value_products(work, parameters))
     count = work.query_length
     tokens = mean_tokens(work)
     each = softmax(work.batch, work.heads, tokens, asic)
@@ -184,15 +193,11 @@ def _attention(op: MappedOp, writer: Writer) -> Tasks:
     for source in key.last:
         for target in scores.first:
             writer.builder.barrier(source, target)
-    writer.follow(scores, exponent)
-    for product in weighted:
-        for source in exponent.last:
-            writer.link(source, product.first[0])
-        for source in value.last:
-            writer.builder.barrier(source, product.first[0])
-    begin = query.first or key.first + value.first + scores.first
-    begin += _all(product.first[1:] for product in weighted)
-    stage = Stage(begin, _all(product.last for product in weighted))
+    for source in value.last:
+        for target in weighted.first:
+            writer.builder.barrier(source, target)
+    writer.follow(writer.follow(scores, exponent), weighted)
+    stage = Stage(query.first or key.first + value.first + scores.first, weighted.last)
     return _finish(writer, stage, EMPTY, _epilogue(work), to_memory(op))
 
 
@@ -205,7 +210,8 @@ def mean_tokens(work: Attention) -> int:
 def score_product(work: Attention, parameters: PimParameters) -> Product:
     return place_scores(
         parameters,
-        queries=work.batch * work.query_length,
+        batch=work.batch,
+        queries=work.query_length,
         tokens=mean_tokens(work),
         heads=work.heads,
         kv_heads=work.kv_heads,

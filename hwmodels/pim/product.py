@@ -12,29 +12,51 @@ from dataclasses import dataclass
 
 from hwmodels.pim.parameters import PimParameters
 
+FEWEST_STEPS = 16
+"""A product of fewer rows is cut finer, so that its last results do not wait for a whole row."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     """Equal passes. Counts are those of the busiest channel a pass; `all_*` are over all channels a pass."""
 
     passes: int
-    tiles: int  # passes whose partial sums belong together
+    tiles: int  # passes that one vector takes
+    matrices: int  # matrices that the channel goes through, one after the other
     rounds: int  # result reads
     commands: int  # multiply-accumulate commands of a round
-    rows: int  # rows opened, one after the other, in every bank
-    held: bool  # the one row that all passes use stays open
+    commands_a_row: int  # multiply-accumulate commands that an open row serves
     vector_bytes: int
     result_bytes: float
     all_vector_bytes: float
     all_result_bytes: float
-    all_rows: float
+    all_banks: int  # banks that open a row when the channel does
     all_macs: int
     partial_sums: int  # additions in the ASIC
 
     @property
-    def firings(self) -> int:
-        """Rows worked through in all passes: the steps that banks, pins and ASIC overlap in."""
-        return self.passes * self.rows
+    def rows(self) -> int:
+        """Rows worked through in a pass, one after the other, in every bank."""
+        return -(-self.rounds * self.commands // self.commands_a_row)
+
+    @property
+    def openings(self) -> int:
+        """Times a row is opened: a matrix that is one row stays open for all its vectors."""
+        return self.matrices if self.stays_open else self.passes * self.rows
+
+    @property
+    def stays_open(self) -> bool:
+        return self.rows == 1 and self.tiles == 1
+
+    @property
+    def steps_a_pass(self) -> int:
+        """Steps in which banks, pins and ASIC overlap: rows, or when there are few, parts of rows between results."""
+        parts = -(-FEWEST_STEPS // (self.passes * self.rows))
+        return self.rows * max(1, min(parts, self.rounds // self.rows))
+
+    @property
+    def steps(self) -> int:
+        return self.passes * self.steps_a_pass
 
 
 def lanes(parameters: PimParameters, element_bits: int) -> int:
@@ -63,44 +85,51 @@ def place(
     whole, rest = divmod(batch, dram.channels)
     parts = []
     if whole:
-        parts.append((whole * m, dram.channels, 1))
+        parts.append((whole, dram.channels, 1))
     if rest:
-        parts.append((m, rest, dram.channels // rest))
+        parts.append((1, rest, dram.channels // rest))
     tiles, commands = tiling(k, element_bits, parameters)
     tile_bytes = -(-k // tiles) * element_bits // 8
-    stored_bytes = commands * lanes(parameters, element_bits) * element_bits // 8
+    width = lanes(parameters, element_bits)
+    commands_a_row = max(1, dram.row_bytes * 8 // (width * element_bits))
+    if row_aligned:
+        commands_a_row = -(-commands // -(-commands // commands_a_row))
     products = []
-    for vectors, matrices, share in parts:
+    for matrices, together, share in parts:
         outputs = -(-n // share)
-        rounds = -(-outputs // dram.banks)
-        rows = (
-            rounds * -(-stored_bytes // dram.row_bytes) if row_aligned else -(-rounds * stored_bytes // dram.row_bytes)
-        )
-        held = rows == 1 and tiles == 1 and vectors == m
         products.append(
             Product(
-                passes=vectors * tiles,
+                passes=matrices * m * tiles,
                 tiles=tiles,
-                rounds=rounds,
+                matrices=matrices,
+                rounds=-(-outputs // dram.banks),
                 commands=commands,
-                rows=rows,
-                held=held,
+                commands_a_row=commands_a_row,
                 vector_bytes=tile_bytes,
                 result_bytes=outputs * element_bits / 8,
-                all_vector_bytes=tile_bytes * matrices * share,
-                all_result_bytes=matrices * n * element_bits / 8,
-                all_rows=(1 / (vectors * tiles) if held else rows) * dram.banks * matrices * share,
-                all_macs=matrices * n * commands * lanes(parameters, element_bits),
-                partial_sums=matrices * n if tiles > 1 else 0,
+                all_vector_bytes=tile_bytes * together * share,
+                all_result_bytes=together * n * element_bits / 8,
+                all_banks=dram.banks * together * share,
+                all_macs=together * n * commands * width,
+                partial_sums=together * n if tiles > 1 else 0,
             )
         )
     return products
 
 
 def place_scores(
-    parameters: PimParameters, *, queries: int, tokens: int, heads: int, kv_heads: int, head_dim: int, element_bits: int
+    parameters: PimParameters,
+    *,
+    batch: int,
+    queries: int,
+    tokens: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    element_bits: int,
 ) -> Product:
-    """Scores of `queries` queries with a key cache of `tokens` tokens, a token's heads in consecutive columns.
+    """Scores of `queries` queries of each of `batch` sequences with a key cache of `tokens` tokens, a token's heads in
+    consecutive columns.
 
     Tokens are spread over all banks of all channels; a token's row is opened once for all heads whose part of the query
     is in the buffer, which every channel holds.
@@ -112,29 +141,25 @@ def place_scores(
     tiles = -(-heads // min(heads, capacity))
     heads_a_pass = -(-heads // tiles)
     kv_heads_a_pass = -(-heads_a_pass * kv_heads // heads)
-    tokens_a_bank = -(-tokens // (dram.banks * dram.channels))
-    stored_bytes = kv_heads_a_pass * commands * width * element_bits // 8
-    rows = -(-tokens_a_bank * stored_bytes // dram.row_bytes)
-    tokens_a_channel = -(-tokens // dram.channels)
-    held = rows == 1 and tiles == 1
+    vector_bytes = heads_a_pass * head_dim * element_bits // 8
     return Product(
-        passes=queries * tiles,
-        tiles=1,
-        rounds=tokens_a_bank * heads_a_pass,
+        passes=batch * queries * tiles,
+        tiles=tiles,
+        matrices=batch,
+        rounds=-(-tokens // (dram.banks * dram.channels)) * heads_a_pass,
         commands=commands,
-        rows=rows,
-        held=held,
-        vector_bytes=heads_a_pass * head_dim * element_bits // 8,
-        result_bytes=tokens_a_channel * heads_a_pass * element_bits / 8,
-        all_vector_bytes=heads_a_pass * head_dim * element_bits / 8 * dram.channels,
+        commands_a_row=max(1, dram.row_bytes * 8 // (width * element_bits)) * heads_a_pass // kv_heads_a_pass,
+        vector_bytes=vector_bytes,
+        result_bytes=-(-tokens // dram.channels) * heads_a_pass * element_bits / 8,
+        all_vector_bytes=vector_bytes * dram.channels,
         all_result_bytes=tokens * heads_a_pass * element_bits / 8,
-        all_rows=(1 / (queries * tiles) if held else rows) * min(tokens, dram.banks * dram.channels),
+        all_banks=min(tokens, dram.banks * dram.channels),
         all_macs=tokens * heads_a_pass * commands * width,
         partial_sums=0,
     )
 
 
-def open_s(parameters: PimParameters) -> float:
+def activate_s(parameters: PimParameters) -> float:
     """Seconds from the first activate command to the first column command: the groups follow each other by tRRD, and
     every fifth waits for the first of its four-activate window."""
     dram = parameters.dram
@@ -142,21 +167,23 @@ def open_s(parameters: PimParameters) -> float:
     return max(gaps * dram.tRRD, gaps // 4 * dram.tFAW + gaps % 4 * dram.tRRD) + dram.tRCD
 
 
-def row_s(parameters: PimParameters, product: Product) -> float:
-    """Mean seconds that the banks spend on one row of the product: open, multiply, read results, close, refresh.
+def open_s(parameters: PimParameters) -> float:
+    """Mean seconds to close the row before and open the next, refresh's share included."""
+    return (parameters.dram.tRP + activate_s(parameters)) / parameters.dram.available
 
-    A row whose passes all find it open pays for opening only after refreshes, which the mean leaves out.
-    """
+
+def step_s(parameters: PimParameters, product: Product) -> float:
+    """Mean seconds of a step: multiply, read results, and what must pass before a row may be closed."""
     dram = parameters.dram
-    column_commands = product.rounds * (product.commands + 1) / product.rows
-    if product.held:
-        return column_commands * dram.tCCD / dram.available
-    used = open_s(parameters) + (column_commands - 1) * dram.tCCD + dram.tRTP
-    least = open_s(parameters) - dram.tRCD + dram.tRAS
-    return (max(used, least) + dram.tRP) / dram.available
+    column_commands = product.rounds * (product.commands + 1) / product.rows * dram.tCCD
+    row = column_commands
+    if not product.stays_open:
+        row = max(column_commands - dram.tCCD + max(dram.tCCD, dram.tRTP), dram.tRAS - dram.tRCD)
+    return row * product.rows / product.steps_a_pass / dram.available
 
 
 def product_s(parameters: PimParameters, product: Product) -> float:
     """Seconds of the busier of banks and pins: an estimate to choose by, not what is reported."""
     pins = product.passes * (product.vector_bytes + product.result_bytes) / parameters.dram.pin_bandwidth
-    return max(product.firings * row_s(parameters, product), pins)
+    banks = product.openings * open_s(parameters) + product.steps * step_s(parameters, product)
+    return max(banks, pins)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from codesign.program import ProgramBuilder, Resource
 from hwmodels.pim.arithmetic import Arithmetic
 from hwmodels.pim.parameters import PimParameters
-from hwmodels.pim.product import Product, open_s, row_s
+from hwmodels.pim.product import Product, activate_s, open_s, step_s
 
 TICK_S = 1e-12
 """Programs count picoseconds, so that any timing in nanoseconds is whole."""
@@ -50,6 +50,7 @@ class Writer:
         self.parameters = parameters
         self.builder = builder
         self._counts: dict[int, int] = {}
+        self._multiply = -1  # the task that last multiplies in the banks
 
     def _task(self, label: str, resource: str, **details: object) -> int:
         index = self.builder.task(label, resource, **details)  # type: ignore[arg-type]
@@ -102,7 +103,7 @@ class Writer:
         dram = self.parameters.dram
         active = dram.channels if channels is None else min(channels, dram.channels)
         burst = max(dram.tCCD, dram.column_bytes / dram.pin_bandwidth)
-        seconds = open_s(self.parameters) + dram.tCWL + columns * burst + dram.tWR + dram.tRP
+        seconds = activate_s(self.parameters) + dram.tCWL + columns * burst + dram.tWR + dram.tRP
         written = columns * dram.column_bytes
         energy = self._array_energy(written * active, rows=min(columns, dram.banks) * active)
         banks = self._task(label, BANKS, duration=ticks(seconds / dram.available), count=rounds, energy_J=energy)
@@ -118,48 +119,59 @@ class Writer:
             "io": bits * energy.pin_bit,
         }
 
+    def products(self, products: list[Product]) -> Stage:
+        """Products one after the other: a bank has one open row, so that they cannot alternate for nothing."""
+        stages = []
+        for product in products:
+            before = self._multiply
+            stages.append(self.product(product))
+            if len(stages) > 1:
+                self.builder.barrier(before, stages[-1].first[1])
+        return Stage(sum((s.first for s in stages), ()), sum((s.last for s in stages), ()))
+
     def product(self, product: Product) -> Stage:
-        """Matrix-vector products in the banks: vectors in, one firing a row, results out, partial sums added.
+        """Matrix-vector products in the banks: vectors in, one firing a step, results out, partial sums added.
 
         The vector buffer lets the next vector come in while one is used; results leave while the next row is worked on.
         """
         parameters, builder = self.parameters, self.builder
-        energy, dram = parameters.energy, parameters.dram
-        firings, rows = product.firings, product.rows
+        energy, dram, steps = parameters.energy, parameters.dram, product.steps_a_pass
         vector = self._task(
             "input vector", PINS, bytes=product.vector_bytes, count=product.passes,
             energy_J={"io": 8 * product.all_vector_bytes * energy.pin_bit},
         )  # fmt: skip
-        column_bits = product.all_macs / (parameters.mac.width * rows) * 8 * dram.column_bytes
+        opened = self._task(
+            "open row", BANKS, duration=ticks(open_s(parameters)), count=product.openings,
+            energy_J={"dram_activate": product.all_banks * parameters.activate_J},
+        )  # fmt: skip
+        column_bits = 8 * dram.column_bytes * product.all_macs / parameters.mac.width
         multiply = self._task(
-            "multiply in banks", BANKS, duration=ticks(row_s(parameters, product)), count=firings,
+            "multiply in banks", BANKS, duration=ticks(step_s(parameters, product)), count=product.steps,
             energy_J={
-                "dram_activate": product.all_rows / rows * parameters.activate_J,
-                "dram_read": column_bits * energy.column_bit,
-                "mac": product.all_macs / rows * energy.mac,
+                "dram_read": column_bits / steps * energy.column_bit,
+                "mac": product.all_macs / steps * energy.mac,
             },
         )  # fmt: skip
-        builder.each(vector, multiply, stride=rows)
-        builder.buffer(vector, multiply, parameters.mac.buffer_slots, stride=rows)
-        result_bits = 8 * product.all_result_bytes / rows
+        self._multiply = multiply
+        builder.each(vector, multiply, stride=steps)
+        builder.buffer(vector, multiply, parameters.mac.buffer_slots, stride=steps)
+        builder.each(opened, multiply, stride=product.steps // product.openings)
+        builder.buffer(opened, multiply, slots=1, stride=product.steps // product.openings)
+        result_bits = 8 * product.all_result_bytes / steps
         result = self._task(
-            "results", PINS, bytes=product.result_bytes / rows, duration=ticks(dram.tCL), count=firings,
+            "results", PINS, bytes=product.result_bytes / steps, duration=ticks(dram.tCL), count=product.steps,
             energy_J={"io": result_bits * energy.pin_bit, "dram_read": result_bits * energy.datapath_bit},
         )  # fmt: skip
         builder.each(multiply, result)
         last = result
         if product.partial_sums:
-            additions = product.partial_sums / rows
+            additions = product.partial_sums / steps
             last = self._task(
                 "partial sums", ADDERS, duration=ticks(additions / (parameters.asic.adders * parameters.asic.clock)),
-                count=firings, energy_J={"asic": additions * energy.asic_operation},
+                count=product.steps, energy_J={"asic": additions * energy.asic_operation},
             )  # fmt: skip
             builder.each(result, last)
-        opened: tuple[int, ...] = ()
-        if product.held:
-            opened = (self._task("open row", BANKS, duration=ticks(open_s(parameters) + dram.tRP)),)
-            builder.barrier(opened[0], multiply)
-        return Stage((vector, *opened), (last,))
+        return Stage((vector, opened), (last,))
 
     def compute(self, label: str, work: Arithmetic, *, pieces: int = 1) -> Stage:
         """Arithmetic in the ASIC: adders and multipliers work beside each other; then the pipeline drains."""
