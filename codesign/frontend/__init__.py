@@ -1,4 +1,4 @@
-"""ONNX in, safely: a file or a protobuf becomes a Graph.
+"""ONNX in, safely: a file or a protobuf becomes a Graph; results go back as metadata that Netron shows.
 
 Nothing here imports onnx until a function is called.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from codesign.graph import Graph
 
-__all__ = ["from_proto", "load"]
+__all__ = ["annotate", "from_proto", "load"]
 
 
 def load(path: str | Path, batch: int | None = None, bind: Mapping[str, int] | None = None) -> Graph:
@@ -40,3 +40,16 @@ def from_proto(
     from codesign.frontend.convert import to_graph
 
     return to_graph(model, source, folder, batch, bind or {})
+
+
+def annotate(
+    model: str | Path | onnx.ModelProto, out_path: str | Path, metadata: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Write the model to `out_path` with `metadata` (keys and values by node name) on its nodes.
+
+    External data is neither read nor copied: it is shared with the new file, by a link when that stands in another
+    folder. Raises BadModel when a node is unknown.
+    """
+    from codesign.frontend.annotate import write_annotated
+
+    write_annotated(model, Path(out_path), metadata)

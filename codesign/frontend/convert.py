@@ -13,6 +13,7 @@ from codesign.frontend import check
 from codesign.frontend.external import WeightReader
 from codesign.frontend.handlers import HANDLERS
 from codesign.frontend.parameters import mark_parameters
+from codesign.frontend.rebatch import Rebatch
 from codesign.frontend.scope import Scope
 from codesign.frontend.symbolic import Dimensions
 from codesign.frontend.types import ELEMENT_TYPES, element_type_name
@@ -47,20 +48,37 @@ def _converted(
     dimensions = Dimensions(inputs, _inner_symbols(graph), bind, batch)
     shapes = {item.name: dimensions.shape(item) for item in inputs}
     declared = _declared(graph, dimensions)
-    converted = convert(model, WeightReader(folder), shapes, declared)
+    walk, scope = walked(model, WeightReader(folder), shapes, declared)
     if batch is not None and not dimensions.batch_is_symbolic and batch != _leading(shapes):
-        raise BadModel(f"its inputs have a fixed batch of {_leading(shapes)}, asked for {batch}")
+        walk, scope = rebatched(model, folder, shapes, walk, batch)
+    converted = finished(model, walk, scope, tuple(shapes))
     warnings = (*dimensions.warnings, *converted.warnings)
     return replace(converted, source=source, batch=batch or _leading(shapes), warnings=warnings)
 
 
-def convert(
+def rebatched(
+    model: onnx.ModelProto, folder: Path | None, shapes: Mapping[str, tuple[int, ...]], base: Walk, batch: int
+) -> tuple[Walk, Scope]:
+    """The walk again with another leading dimension of the inputs; `base` is the first. Raises BadModel naming the node
+    that has the old batch written into it."""
+    adjust = Rebatch(base, _leading(shapes), batch)
+    try:
+        walk, scope = walked(model, WeightReader(folder), adjust.input_shapes(shapes), {}, adjust)
+    except BadModel as error:
+        if "cannot change the batch" in str(error):
+            raise
+        raise BadModel(f"cannot change the batch to {batch}: {error}") from error
+    adjust.check(walk)
+    return walk, scope
+
+
+def walked(
     model: onnx.ModelProto,
     reader: WeightReader,
     shapes: Mapping[str, tuple[int, ...]],
     declared: Mapping[str, ShapeAndType],
     adjust: Adjust | None = None,
-) -> Graph:
+) -> tuple[Walk, Scope]:
     """One pass over the model with inputs of the `shapes` given. Raises BadModel naming the node at fault."""
     graph = model.graph
     functions = {(item.domain, item.name): item for item in model.functions}
@@ -74,6 +92,12 @@ def convert(
             scope.names[item.name] = walk.add_tensor(tensor)
     walk.add_initializers(graph, scope)
     walk.run(graph.node, scope)
+    return walk, scope
+
+
+def finished(model: onnx.ModelProto, walk: Walk, scope: Scope, inputs: tuple[str, ...]) -> Graph:
+    """The Graph that a walk has written: outputs named, dead operations dropped, parameters told apart."""
+    graph = model.graph
     outputs = tuple(name for item in graph.output for name in _output(item.name, scope))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     converted = Graph(
@@ -81,9 +105,9 @@ def convert(
         walk.tensors,
         walk.weights,
         tuple(walk.ops),
-        tuple(name for name in shapes),
+        inputs,
         outputs,
-        warnings=(*reader.warnings(), *walk.warnings),
+        warnings=(*walk.reader.warnings(), *walk.warnings),
         metadata=metadata,
     )
     converted = live(with_output_names(converted, tuple(item.name for item in graph.output)))

@@ -7,6 +7,7 @@ import onnx
 
 from codesign.errors import BadModel
 from codesign.frontend.attributes import bound_attributes, dense, plain
+from codesign.frontend.control import CONTROL
 from codesign.frontend.scope import Scope
 from codesign.frontend.sequences import SEQUENCES
 from codesign.frontend.types import checked_shape, element_type_name
@@ -64,4 +65,4 @@ def dropout(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     return True
 
 
-HANDLERS: dict[tuple[str, str], Handler] = {**_OWN, **SEQUENCES}
+HANDLERS: dict[tuple[str, str], Handler] = {**_OWN, **SEQUENCES, **CONTROL}

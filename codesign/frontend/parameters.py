@@ -19,6 +19,10 @@ NEVER: dict[str, tuple[int, ...] | None] = {
 }  # fmt: skip
 """Input positions of an operator that hold settings or statistics (all when None): torch counts running mean and
 variance, scales and zero points as buffers, not parameters."""
+SINGLE_VALUE_READERS = frozenset(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul", "PRelu", "BatchNormalization", "LayerNormalization")
+)
+"""Operators at which a single value may be learned; elsewhere it is a plain number."""
 QUANTISED_READERS = frozenset(
     ("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "MatMulNBits",
      "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "GatherBlockQuantized", "QAttention", "QEmbedLayerNormalization")
@@ -61,11 +65,12 @@ def _take(weight: Weight, sources: Iterable[str], left: dict[str, int]) -> bool:
 
 def _candidates(graph: Graph) -> set[str]:
     found = set()
+    masks = _score_masks(graph)
     for op in graph.ops:
         never = NEVER.get(op.kind, ())
         for position, name in enumerate(op.inputs):
             weight = graph.weights.get(name)
-            if weight is None or name in found or never is None or position in never:
+            if weight is None or name in found or name in masks or never is None or position in never:
                 continue
             if _learned(weight, op):
                 found.add(name)
@@ -79,13 +84,33 @@ def _candidates(graph: Graph) -> set[str]:
     return found
 
 
+def _score_masks(graph: Graph) -> set[str]:
+    """Constants added to attention scores alike for all heads: masks. A learned bias differs between heads."""
+    producers = graph.producers()
+    waiting = [op.inputs[0] for op in graph.ops if op.kind == "Softmax"]
+    masks = set()
+    while waiting:
+        op = producers.get(waiting.pop())
+        if op is None or op.kind not in ("Add", "Where", "Reshape"):
+            continue
+        for name in op.inputs[: 1 if op.kind == "Reshape" else None]:
+            weight = graph.weights.get(name)
+            if weight is None:
+                waiting.append(name)
+            elif len(weight.tensor.shape) > 2 and weight.tensor.shape[-3] == 1:
+                masks.add(name)
+    return masks
+
+
 def _learned(weight: Weight, op: Op) -> bool:
     kind = dtype(weight.tensor.dtype)
     if not kind.is_float:
         return op.kind in QUANTISED_READERS and weight.tensor.elements > 1
+    if weight.tensor.elements == 1:
+        return op.kind in SINGLE_VALUE_READERS
     if op.kind not in ELEMENTWISE:
         return True
-    if weight.tensor.elements == 1 or weight.tensor.name.rsplit(".", 1)[-1].endswith(BUFFER_NAMES):
+    if weight.tensor.name.rsplit(".", 1)[-1].endswith(BUFFER_NAMES):
         return False
     return not _is_mask(weight.inline)
 

@@ -79,6 +79,14 @@ class Walk:
         self.names.add(chosen)
         return chosen
 
+    def mark(self) -> tuple[int, int]:
+        """Where the walk stands, to come back to when an attempt fails."""
+        return len(self.ops), len(self.warnings)
+
+    def restore(self, mark: tuple[int, int]) -> None:
+        """Forget the operations since `mark`; their tensors are dropped at the end, since nothing reads them."""
+        del self.ops[mark[0] :], self.warnings[mark[1] :]
+
     # Graphs and nodes
 
     def add_initializers(self, graph: onnx.GraphProto, scope: Scope) -> None:
