@@ -27,14 +27,20 @@ PIPELINE = (
     Pass("remove_dead_code", "dead_code"),
     Pass("remove_identities", "identities"),
     Pass("fold_views", "views"),
+    Pass("unflatten_gemm", "flattened_gemm"),
     Pass("fuse_normalisations", "normalisations"),
     Pass("fuse_activations", "activations"),
+    Pass("fuse_attention", "attention"),
+    Pass("fold_views", "views"),
+    Pass("share_key_value_heads", "grouped_query"),
+    Pass("remove_dead_code", "dead_code"),
+    Pass("fold_views", "views"),
     Pass("merge_common_subexpressions", "common_subexpressions"),
     Pass("fuse_epilogues", "epilogue"),
 )
 """The default order. Views are folded before patterns are looked for, so that these need not know how an exporter
-spells a transposition; common subexpressions are merged after, since a shared piece would hide a pattern; epilogues
-come last, since what is fused is no longer an operation that others can match."""
+spells a transposition, and again after those that add views; common subexpressions are merged after the patterns,
+since a shared piece would hide one; epilogues come last, since what is fused is no longer matched."""
 
 
 def optimise(graph: Graph) -> Graph:

@@ -41,7 +41,7 @@ class Form:
 
     def operation(self, found: Match, result: str) -> Op:
         attributes = {name: found.numbers.get(str(value), value) for name, value in self.attributes}
-        return Op(result, self.kind, (found.tensors["x"],), (result,), attributes, opset=self.opset)
+        return Op("", self.kind, (found.tensors["x"],), (result,), attributes, opset=self.opset)
 
 
 x = Value("x")

@@ -97,7 +97,7 @@ class _Normalisation:
         inputs = (self.x, gain, self.bias) if self.bias else (self.x, gain)
         attributes = {"axis": self.axis, "epsilon": self.epsilon, "stash_type": 1}
         opset = 17 if self.kind == "LayerNormalization" else 23
-        new = Op(self.result, self.kind, inputs, (self.result,), attributes, opset=opset)
+        new = Op("", self.kind, inputs, (self.result,), attributes, opset=opset)
         self.rewriter.replace(self.ops, [new])
 
     def _take_casts(self) -> None:

@@ -41,13 +41,16 @@ class Rewriter:
     def replace(self, old: Sequence[Op], new: Sequence[Op]) -> None:
         """`new` in the place of `old`, at the last of them, with all their sources on each new operation.
 
-        Nothing but `new` may read what `old` wrote, except results that `new` writes too.
+        New operations without a name are named after the last of the old ones. Nothing but `new` may read what `old`
+        wrote, except results that `new` writes too.
         """
         order = self._in_order(old)
-        sources = sources_of(order)
+        sources, last = sources_of(order), order[-1]
         self._removed.update(id(op) for op in old)
-        placed = self._inserted.setdefault(id(order[-1]), [])
-        placed += [replace(op, sources=sources) for op in new]
+        placed = self._inserted.setdefault(id(last), [])
+        for number, op in enumerate(reversed(new)):
+            name = op.name or (f"{last.name}.{number}" if number else last.name)
+            placed.insert(0, replace(op, name=name, sources=sources))
 
     def remove(self, chain: Sequence[Op], value: str) -> bool:
         """Drop a chain of operations whose last result is `value` under another name. False when both names must stay.

@@ -125,9 +125,11 @@ def _shortest(layout: Layout, source: tuple[int, ...], result: tuple[int, ...]) 
     before, after = _flat(layout.source), _flat(layout.axes)
     if before == after:
         return [("Reshape", result)] if source != result else []
-    groupings = (layout.source, _grouped(layout.axes, before), _runs(before, after))
-    candidates = [_through(groups, layout.axes, source, result) for groups in groupings if _flat(groups) == before]
-    return min((steps for steps in candidates if steps is not None), key=len)
+    by_axes = [
+        _through(groups, layout.axes, source, result) for groups in (layout.source, _grouped(layout.axes, before))
+    ]
+    by_runs = _through(_runs(before, after), [after], source, result)
+    return min((steps for steps in (*by_axes, by_runs) if steps is not None), key=len)
 
 
 def _flat(axes: list[list[Atom]]) -> list[Atom]:
@@ -137,7 +139,10 @@ def _flat(axes: list[list[Atom]]) -> list[Atom]:
 def _through(
     groups: list[list[Atom]], axes: list[list[Atom]], source: tuple[int, ...], result: tuple[int, ...]
 ) -> list[Step] | None:
-    """Reshape to `groups`, transpose to the order of `axes`, reshape to the result; None when `axes` cut a group."""
+    """Reshape to `groups`, transpose to the order of `axes`, reshape to the result.
+
+    None when `axes` cut a group.
+    """
     order = _order(groups, axes)
     if order is None:
         return None
@@ -167,10 +172,11 @@ def _order(groups: list[list[Atom]], axes: list[list[Atom]]) -> tuple[int, ...] 
 
 
 def _grouped(axes: list[list[Atom]], before: list[Atom]) -> list[list[Atom]]:
-    """The result's axes in the order of the source, each in the source's order; extents of one before all others."""
+    """The result's axes in the order of the source, extents of one before all others; the source's atoms one by one
+    when an axis gathers atoms that do not follow each other there."""
     position = {id(atom): index for index, atom in enumerate(before)}
-    groups = [sorted(axis, key=lambda atom: position[id(atom)]) for axis in axes]
-    return sorted(groups, key=lambda group: position[id(group[0])] if group else -1)
+    groups = sorted(axes, key=lambda axis: position[id(axis[0])] if axis else -1)
+    return groups if _flat(groups) == before else [[atom] for atom in before]
 
 
 def _runs(before: list[Atom], after: list[Atom]) -> list[list[Atom]]:
@@ -210,12 +216,12 @@ def _write(rewriter: Rewriter, chain: Sequence[Op], steps: Sequence[Step]) -> No
 def reshape(rewriter: Rewriter, source: str, result: str, shape: tuple[int, ...]) -> Op:
     """A Reshape of `source` to `shape`, written to `result`."""
     target = rewriter.constant(f"{result}.shape", np.array(shape, np.int64))
-    return Op(result, "Reshape", (source, target), (result,), opset=14)
+    return Op("", "Reshape", (source, target), (result,), opset=14)
 
 
 def transpose(source: str, result: str, order: Sequence[int]) -> Op:
     """A Transpose of `source` by `order`, written to `result`."""
-    return Op(result, "Transpose", (source,), (result,), {"perm": tuple(order)}, opset=13)
+    return Op("", "Transpose", (source,), (result,), {"perm": tuple(order)}, opset=13)
 
 
 def _fold_constant(view: View, rewriter: Rewriter, chain: Sequence[Op]) -> None:
