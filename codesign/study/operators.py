@@ -16,7 +16,7 @@ from typing import Any, Literal
 from codesign.device import Device, MappedOp
 from codesign.dtypes import dtype as element_type
 from codesign.errors import BadParameter, nearest
-from codesign.program import Program, ProgramBuilder
+from codesign.program import Program
 from codesign.study.operator_rules import OPERATORS
 from codesign.work import Work
 
@@ -140,19 +140,15 @@ def _simulate(device: Device, works: tuple[Work, ...], cache: CacheState, fideli
 
 
 def _program(device: Device, works: tuple[Work, ...], calls: int, warm: bool) -> Program:
-    """`calls` calls of the works one after the other; early tasks of a call may run while the one before does."""
-    builder = ProgramBuilder(device.resources(), device.tick_s)
-    previous: tuple[int, ...] = ()
-    for index, work in enumerate(works * calls):
-        builder.current_op = index
-        # What an earlier piece of the same call wrote is as recent as a warm operand.
-        resident = (warm or index > 0,) * len(work.reads)
-        tasks = device.map(MappedOp(work.kind, work, resident, keep_output=True), builder)
-        for source in previous:
-            for target in tasks.entry:
-                builder.barrier(source, target)
-        previous = tasks.exit or previous
-    return builder.build()
+    """`calls` calls of the works one after the other. What an earlier piece of the same call read or wrote is as recent
+    as a warm operand."""
+    from codesign.simulation import map_ops
+
+    ops = [
+        MappedOp(work.kind, work, (warm or index > 0,) * len(work.reads), keep_output=True)
+        for index, work in enumerate(works * calls)
+    ]
+    return map_ops(device, ops)[0]
 
 
 def _seconds(program: Program, fidelity: str) -> float:

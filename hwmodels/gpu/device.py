@@ -14,7 +14,8 @@ from hwmodels.gpu import kernel
 from hwmodels.gpu.arithmetic import peak_macs_per_clock, supported
 from hwmodels.gpu.mapping import map_operation
 from hwmodels.gpu.parameters import GpuParameters
-from hwmodels.gpu.plan import plan_memory
+from hwmodels.gpu.traffic import retained_bytes
+from hwmodels.residency import plan_cached
 
 
 class Gpu(Device):
@@ -39,7 +40,7 @@ class Gpu(Device):
         return kernel.TICK_S
 
     def plan(self, graph: Graph, works: Sequence[Work]) -> MemoryPlan:
-        return plan_memory(graph, works, self.parameters)
+        return plan_cached(graph, works, retained_bytes(self.parameters.l2), self.parameters.dram.capacity)
 
     def map(self, op: MappedOp, builder: ProgramBuilder) -> Tasks:
         return map_operation(op, self.parameters, builder)

@@ -17,6 +17,11 @@ def hit_fraction(footprint: float, cache: Cache) -> float:
     return min(1.0, max(0.0, (cache.capacity - footprint) / (cache.capacity - full)))
 
 
+def retained_bytes(cache: Cache) -> float:
+    """The capacity of the strict cache that keeps as much: where half of the repeated accesses hit."""
+    return cache.capacity * (1 + cache.retention) / 2
+
+
 def missed_bytes(op: MappedOp, cache: Cache) -> tuple[float, ...]:
     """Bytes of each operand read that must come from DRAM at its first use in this operation."""
     hits = hit_fraction(op.work.bytes, cache)

@@ -1,4 +1,4 @@
-"""What lies where: whether a model fits the DRAM, and which tensors an operation still finds in the L2 cache."""
+"""Devices with a hardware-managed cache: whether a model fits the DRAM, and which operands are still in the cache."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from codesign.lower import values_of
 from codesign.memory import live_bytes
 from codesign.ops.base import Value
 from codesign.work import Operand, Work
-from hwmodels.gpu.parameters import Cache, GpuParameters
 
 
-def plan_memory(graph: Graph, works: Sequence[Work], parameters: GpuParameters) -> MemoryPlan:
-    """Residency of each operand by a least-recently-used cache of whole tensors, and the fit in DRAM."""
+def plan_cached(graph: Graph, works: Sequence[Work], cache_bytes: float, dram_bytes: int) -> MemoryPlan:
+    """Residency of each operand in a least-recently-used cache of `cache_bytes`, and the fit in DRAM."""
     values = values_of(graph, _deployed_type(works))
     live = live_bytes(graph, values)
     peak = max(live, default=0)
     weights = sum(values[name].operand().bytes for name in graph.weights)
-    ops = _residency(graph, works, values, parameters.l2)
-    return MemoryPlan(ops, _fit(weights, peak, parameters.dram.capacity), peak)
+    ops = _residency(graph, works, values, cache_bytes)
+    return MemoryPlan(ops, _fit(weights, peak, dram_bytes), peak)
 
 
 def _deployed_type(works: Sequence[Work]) -> str | None:
@@ -76,8 +75,10 @@ class _RecentTensors:
             self.used -= evicted
 
 
-def _residency(graph: Graph, works: Sequence[Work], values: Mapping[str, Value], cache: Cache) -> tuple[MappedOp, ...]:
-    recent = _RecentTensors(cache.capacity * (1 + cache.retention) / 2)
+def _residency(
+    graph: Graph, works: Sequence[Work], values: Mapping[str, Value], cache_bytes: float
+) -> tuple[MappedOp, ...]:
+    recent = _RecentTensors(cache_bytes)
     mapped = []
     for op, work in zip(graph.ops, works, strict=True):
         names = _operand_names(op, work.reads, values)
