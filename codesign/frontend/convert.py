@@ -12,6 +12,7 @@ from codesign.errors import BadModel, BadParameter, CodesignError
 from codesign.frontend import check
 from codesign.frontend.external import WeightReader
 from codesign.frontend.handlers import HANDLERS
+from codesign.frontend.infer import MALFORMED
 from codesign.frontend.parameters import mark_parameters
 from codesign.frontend.rebatch import Rebatch
 from codesign.frontend.scope import Scope
@@ -29,11 +30,15 @@ def to_graph(
     try:
         return _converted(model, source, folder, batch, bind)
     except CodesignError as error:
-        if not source or str(error).startswith(source):
-            raise
-        raise type(error)(f"{source}: {error}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadModel(f"{source}: a name is not text, or graphs are nested too deep ({error})") from error
+        message = _one_line(str(error))
+        raise type(error)(message if message.startswith(source) else f"{source}: {message}") from error
+    except (*MALFORMED, RecursionError, MemoryError) as error:
+        raise BadModel(f"{source}: malformed model ({_one_line(repr(error))})") from error
+
+
+def _one_line(text: str) -> str:
+    """Names in a damaged or hostile file may hold line breaks and terminal codes: they are shown escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _converted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from codesign.errors import BadModel
+from codesign.errors import BadModel, UnsupportedOperator
 from codesign.frontend.attributes import bound_attributes, dense, plain
 from codesign.frontend.control import CONTROL
 from codesign.frontend.scope import Scope
@@ -62,6 +62,30 @@ def dropout(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     if any(node.output[1:]) or as_scalar(np.asarray(training)) is not False:
         return False
     scope.names[node.output[0]] = scope.tensor(node.input[0], name)
+    return True
+
+
+@register(_OWN, "Optional", "OptionalGetElement")
+def optional(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """An optional that holds something is that thing."""
+    if not node.input or not node.input[0]:
+        raise UnsupportedOperator(f"node '{name}' ({node.op_type}): an optional that holds nothing")
+    scope.names[node.output[0]] = scope.meaning(node.input[0], name)
+    return True
+
+
+@register(_OWN, "OptionalHasElement")
+def has_element(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    held = bool(node.input) and scope.names.get(node.input[0], "") != ""
+    scope.names[node.output[0]] = walk.add_constant(scope.prefix + node.output[0], np.asarray(held))
+    return True
+
+
+@register(_OWN, "ZipMap", domain="ai.onnx.ml")
+def zip_map(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """A dictionary of class probabilities is given as the tensor of probabilities."""
+    scope.names[node.output[0]] = scope.tensor(node.input[0], name)
+    walk.warnings.append(f"node '{name}' (ZipMap): its output is the tensor of probabilities, not a dictionary")
     return True
 
 

@@ -7,6 +7,7 @@ that nobody has written yet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import onnx
 from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
 from codesign.frontend.types import ENUM_OF, checked_shape, element_type_name
 from codesign.graph import Op
-from codesign.ops.base import ShapeAndType, Value, find
+from codesign.ops.base import ShapeAndType, Value, find, operators
 
 MALFORMED = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 """What rules raise on inputs that no correct model has."""
@@ -40,6 +41,12 @@ def infer_outputs(
         raise unsupported
     types = onnx_types(op, inputs, node)
     return [_known(op, name, types.get(name), declared.get(name), unsupported) for name in node.output]
+
+
+@cache
+def implemented(domain: str, kind: str) -> bool:
+    """True when an operator of ours exists under this name."""
+    return (domain, kind) in operators()
 
 
 def onnx_types(op: Op, inputs: Sequence[Value | None], node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:

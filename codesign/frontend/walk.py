@@ -14,7 +14,8 @@ from codesign.errors import BadModel, UnsupportedOperator
 from codesign.frontend import check, fold
 from codesign.frontend.attributes import bound_attributes, dense, plain_attributes
 from codesign.frontend.external import WeightReader
-from codesign.frontend.infer import infer_outputs
+from codesign.frontend.functions import standard_function
+from codesign.frontend.infer import implemented, infer_outputs
 from codesign.frontend.scope import Meaning, Scope
 from codesign.graph import Op, Tensor, Weight
 from codesign.ops.base import Array, ShapeAndType, Value
@@ -116,13 +117,11 @@ class Walk:
             self.expand(self.functions[domain, node.op_type], node, name, scope)
             return
         op = self.operation(node, name, domain, scope)
-        try:
-            self.emit(op, node, scope)
-        except UnsupportedOperator:
-            body = standard_function(op, node)
-            if body is None:
-                raise
+        body = None if implemented(domain, node.op_type) else standard_function(op, node, self.values)
+        if body is not None:
             self.expand(body, node, name, scope)
+        else:
+            self.emit(op, node, scope)
 
     def operation(self, node: onnx.NodeProto, name: str, domain: str, scope: Scope) -> Op:
         """The node as an operation, outputs named as they will be in the Graph."""
@@ -201,20 +200,6 @@ class Walk:
         self.add_initializers(graph, scope)
         self.run(graph.node, scope)
         return [scope.meaning(item.name, scope.prefix) for item in graph.output]
-
-
-def standard_function(op: Op, node: onnx.NodeProto) -> onnx.FunctionProto | None:
-    """The body by which the ONNX standard defines an operator, when it does so for any types."""
-    try:
-        schema: Any = onnx.defs.get_schema(op.kind, op.opset or 1, op.domain)
-    except onnx.defs.SchemaError:
-        return None
-    if not schema.has_function:
-        return None
-    version = max((item for item in schema.function_opset_versions if item <= max(op.opset, 1)), default=None)
-    if version is None:
-        return None
-    return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
 
 
 def register(table: dict[tuple[str, str], Handler], *kinds: str, domain: str = "") -> Callable[[Handler], Handler]:
