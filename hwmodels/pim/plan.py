@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from codesign.device import Fit, MappedOp, MemoryPlan
 from codesign.dtypes import dtype
-from codesign.graph import Graph
+from codesign.graph import Graph, Op
 from codesign.lower import values_of
 from codesign.memory import last_uses, live_bytes
 from codesign.ops.base import Value
-from codesign.work import Attention, Collective, Contraction, Sort, Transform, Work
+from codesign.work import Attention, Collective, Contraction, Move, Sort, Transform, Work
 from hwmodels.pim.mapping import in_banks
 from hwmodels.pim.parameters import PimParameters
 
@@ -21,11 +22,13 @@ def plan(graph: Graph, works: Sequence[Work], parameters: PimParameters) -> Memo
     values = values_of(graph, _float_type(works))
     live = live_bytes(graph, values)
     kept = _kept(graph, live, parameters.asic.sram_bytes)
+    appended = _appended(graph)
+    kept.update(op.outputs[0] for op in appended if all(name in kept for name in op.inputs[1:]))
     ops = tuple(
         MappedOp(
             name=op.name,
-            work=work,
-            resident=tuple(_operand_is_kept(name, kept) for name in op.reads()),
+            work=_append(work) if op in appended and isinstance(work, Move) else work,
+            resident=tuple(name in kept for name in op.reads()),
             keep_output=all(name in kept for name in op.outputs if name),
         )
         for op, work in zip(graph.ops, works, strict=True)
@@ -58,8 +61,27 @@ def _kept(graph: Graph, live: Sequence[int], sram_bytes: int) -> set[str]:
     }
 
 
-def _operand_is_kept(name: str, kept: set[str]) -> bool:
-    return name in kept
+def _appended(graph: Graph) -> list[Op]:
+    """Concatenations that only append to a cache: a graph input first, the result read by attention and handed back.
+
+    Room for the tokens to come is kept beside each cache, so that it stays where it lies.
+    """
+    readers = graph.consumers()
+    inputs, outputs = set(graph.inputs), set(graph.outputs)
+    return [
+        op
+        for op in graph.ops
+        if op.kind == "Concat"
+        and op.inputs[0] in inputs
+        and op.outputs[0] in outputs
+        and all(reader.kind == "Attention" for reader in readers.get(op.outputs[0], ()))
+        and readers[op.inputs[0]] == [op]
+    ]
+
+
+def _append(work: Move) -> Move:
+    """Attention itself writes the new keys and values into the banks; the concatenation is left with nothing to do."""
+    return replace(work, free=True)
 
 
 def fit(graph: Graph, values: Mapping[str, Value], peak: int, parameters: PimParameters) -> Fit:
