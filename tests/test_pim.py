@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codesign.device import Device, MappedOp
 from codesign.engine import Timeline, run
@@ -23,6 +28,10 @@ from codesign.work import (
     Transform,
     Work,
 )
+from hwmodels.pim import timing
+from hwmodels.pim.parameters import Dram
+from hwmodels.pim.product import place
+from hwmodels.pim.validation import DECODERS, LARGE, on_chip, token
 
 BF16 = "bfloat16"
 
@@ -63,9 +72,10 @@ def attention(
     )  # fmt: skip
 
 
-def on_chip(work: Work) -> MappedOp:
-    """The operation with its activations in the ASIC's memory."""
-    return MappedOp("op", work, resident=tuple(o.role == "activation" for o in work.reads), keep_output=True)
+def energy_of(timeline: Timeline) -> dict[str, float]:
+    """Joules by component."""
+    program = timeline.program
+    return dict(zip(program.components, program.energy_J.T @ program.count, strict=True))
 
 
 def simulate(pim: Device, *ops: MappedOp) -> Timeline:
@@ -148,3 +158,223 @@ def test_maps_and_runs_every_class_of_work_in_time_and_energy(pim: Device, name:
 def test_a_view_costs_nothing(pim: Device) -> None:
     view = Move(kind="Reshape", reads=(), writes=(), contiguous_bytes=0, free=True)
     assert simulate(pim, MappedOp("view", view)).end == 0
+
+
+# DRAM timing: each rule is checked one picosecond before and at the clock it allows.
+
+
+class Probe:
+    """A channel with two activation groups, its commands issued by hand."""
+
+    def __init__(self, pim: Device, **changes: float) -> None:
+        parameters: Any = pim.parameters
+        self.dram: Dram = parameters.dram.model_copy(update={"activation_group": 8, **changes})
+        self.channel = timing.channel(self.dram)
+
+    def issue(self, command: int, group: int, clock_s: float) -> None:
+        timing.issue(self.channel, command, group, round(clock_s * 1e12))
+
+    def assert_earliest_ready_at(self, command: int, group: int, clock_s: float) -> None:
+        clock = round(clock_s * 1e12)
+        assert timing.earliest(self.channel, command, group) == clock
+        with pytest.raises(AssertionError):
+            timing.issue(self.channel, command, group, clock - 1)
+        timing.issue(self.channel, command, group, clock)
+
+
+@pytest.mark.parametrize("column", [timing.MULTIPLY, timing.READ, timing.WRITE])
+def test_activate_to_column_command_waits_trcd(pim: Device, column: int) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.ACTIVATE, 0, 0.0)
+    probe.assert_earliest_ready_at(column, 0, probe.dram.tRCD)
+
+
+def test_activate_to_precharge_waits_tras(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.ACTIVATE, 0, 0.0)
+    probe.assert_earliest_ready_at(timing.PRECHARGE, 0, probe.dram.tRAS)
+
+
+def test_precharge_to_activate_waits_trp(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.PRECHARGE, 0, 0.0)
+    probe.assert_earliest_ready_at(timing.ACTIVATE, 0, probe.dram.tRP)
+
+
+def test_activate_to_activate_of_the_same_group_waits_a_row_cycle(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.ACTIVATE, 0, 0.0)
+    probe.assert_earliest_ready_at(timing.ACTIVATE, 0, probe.dram.tRAS + probe.dram.tRP)
+
+
+def test_activate_to_activate_of_another_group_waits_trrd(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.ACTIVATE, 0, 0.0)
+    probe.assert_earliest_ready_at(timing.ACTIVATE, 1, probe.dram.tRRD)
+
+
+def test_fifth_activate_waits_for_the_window_of_four(pim: Device) -> None:
+    probe = Probe(pim, activation_group=2, tFAW=40e-9)
+    for group in range(4):
+        probe.issue(timing.ACTIVATE, group, group * probe.dram.tRRD)
+    probe.assert_earliest_ready_at(timing.ACTIVATE, 4, 40e-9)
+
+
+@pytest.mark.parametrize("after", [timing.MULTIPLY, timing.READ_RESULT])
+def test_multiply_to_column_command_waits_tccd(pim: Device, after: int) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.MULTIPLY, timing.ALL, 0.0)
+    probe.assert_earliest_ready_at(after, timing.ALL, probe.dram.tCCD)
+
+
+def test_multiply_to_precharge_waits_trtp(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.MULTIPLY, timing.ALL, 0.0)
+    probe.assert_earliest_ready_at(timing.PRECHARGE, 0, probe.dram.tRTP)
+
+
+def test_write_to_precharge_waits_for_the_data_and_twr(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.WRITE, 0, 0.0)
+    burst = probe.dram.column_bytes / probe.dram.pin_bandwidth
+    probe.assert_earliest_ready_at(timing.PRECHARGE, 0, probe.dram.tCWL + burst + probe.dram.tWR)
+
+
+def test_write_to_multiply_waits_for_the_data_and_twtr(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.WRITE, 0, 0.0)
+    burst = probe.dram.column_bytes / probe.dram.pin_bandwidth
+    probe.assert_earliest_ready_at(timing.MULTIPLY, timing.ALL, probe.dram.tCWL + burst + probe.dram.tWTR)
+
+
+def test_refresh_waits_trp_after_precharge_and_blocks_activates_for_trfc(pim: Device) -> None:
+    probe = Probe(pim)
+    probe.issue(timing.PRECHARGE, 1, 0.0)
+    probe.assert_earliest_ready_at(timing.REFRESH, timing.ALL, probe.dram.tRP)
+    probe.assert_earliest_ready_at(timing.ACTIVATE, 0, probe.dram.tRP + probe.dram.tRFC)
+
+
+# The ladder of fidelities
+
+shapes = st.tuples(st.sampled_from([1, 1, 2, 7, 64]), st.integers(128, 9000), st.integers(32, 9000))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, batch=st.sampled_from([1, 1, 3, 12]), group=st.sampled_from([16, 4]))
+def test_event_time_of_a_product_is_within_5_percent_of_the_command_walk(
+    shape: tuple[int, int, int], batch: int, group: int
+) -> None:
+    chosen = device("pim-gpt", **{"dram.activation_group": group})
+    op = on_chip(gemv(*shape, batch=batch))
+    timeline = simulate(chosen, op)
+    assert timeline.end == pytest.approx(chosen.cycle_ticks(op), rel=0.05)  # type: ignore[attr-defined]
+    assert lower_bound_ticks(timeline.program)[0] <= timeline.end
+
+
+@pytest.mark.parametrize("context", [128, 512, 1024, 2048])
+def test_event_time_of_decode_attention_is_within_5_percent_of_the_command_walk(pim: Device, context: int) -> None:
+    op = on_chip(attention(1, context, heads=16, kv_heads=16))
+    assert simulate(pim, op).end == pytest.approx(pim.cycle_ticks(op), rel=0.05)  # type: ignore[attr-defined]
+
+
+def test_walk_of_one_row_is_the_sum_of_its_commands(pim: Device) -> None:
+    """One row in each bank, one vector: load 64 ns while the row opens, 64 multiplies, one result, read latency."""
+    op = on_chip(gemv(1, 128, 1024))
+    unrefreshed = device("pim-gpt", **{"dram.tRFC": 0.0})
+    load, multiply, result, latency = 64.0, 64.0, 1.0, 25.0
+    walked = unrefreshed.cycle_ticks(op) * 1e-3  # type: ignore[attr-defined]
+    assert walked == pytest.approx(load + multiply + result + latency, rel=0.01)
+
+
+# Properties
+
+
+def time_of(work: Work, **overrides: Any) -> int:
+    return simulate(device("pim-gpt", **overrides), on_chip(work)).end
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, grow=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)))
+def test_more_work_is_never_cheaper(shape: tuple[int, int, int], grow: tuple[int, int, int]) -> None:
+    pim = device("pim-gpt")
+    less = simulate(pim, on_chip(gemv(*shape)))
+    more = simulate(pim, on_chip(gemv(*(size * factor for size, factor in zip(shape, grow, strict=True)))))
+    assert more.end >= less.end
+    assert sum(energy_of(more).values()) >= sum(energy_of(less).values()) * (1 - 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=shapes,
+    batch=st.sampled_from([1, 5, 12]),
+    better=st.sampled_from(
+        [
+            {"dram.channels": 16},
+            {"dram.banks": 32},
+            {"dram.pin_bandwidth": 64e9},
+            {"dram.tCCD": 0.5e-9},
+            {"dram.tRCD": 6e-9},
+            {"asic.clock": 2e9},
+        ]
+    ),
+)
+def test_a_better_device_is_never_slower(shape: tuple[int, int, int], batch: int, better: dict[str, Any]) -> None:
+    work = gemv(*shape, batch=batch, epilogue=shape[0] * shape[1] * batch)
+    assert time_of(work, **better) <= time_of(work)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=shapes, batch=st.integers(1, 30))
+def test_every_product_is_done_once_and_rows_are_opened_as_often_as_they_must(
+    shape: tuple[int, int, int], batch: int
+) -> None:
+    m, n, k = shape
+    parameters: Any = device("pim-gpt").parameters
+    placed = place(parameters, batch=batch, m=m, n=n, k=k, element_bits=16)
+    assert sum(product.passes * product.all_macs for product in placed) >= batch * m * n * k
+    assert sum(product.passes * product.all_macs for product in placed) <= batch * m * n * (k + 16 * placed[0].tiles)
+    for product in placed:
+        assert product.openings * product.commands_a_row >= product.matrices * product.rounds * product.commands
+        assert product.steps % product.steps_a_pass == 0
+
+
+def test_energy_of_a_product_is_what_its_rows_columns_and_bytes_cost(pim: Device) -> None:
+    parameters: Any = pim.parameters
+    found = energy_of(simulate(pim, on_chip(gemv(1, 1024, 1024))))
+    energy = parameters.energy
+    assert found["mac"] == pytest.approx(1024 * 1024 * energy.mac)
+    assert found["dram_activate"] == pytest.approx(1024 * parameters.activate_J)
+    result_bits = 1024 * 16
+    columns = 1024 * 1024 * 16 * energy.column_bit + result_bits * energy.datapath_bit
+    assert found["dram_read"] == pytest.approx(columns)
+    assert found["io"] == pytest.approx((8 * 1024 * 16 + result_bits) * energy.pin_bit)
+
+
+# What a model needs, and what was published
+
+
+def test_row_hit_rate_of_weight_reads_is_above_95_percent(pim: Device) -> None:
+    parameters: Any = pim.parameters
+    for model in DECODERS.values():
+        for n, k in ((3, 1), (1, 1), (4, 1), (1, 4)):
+            (product,) = place(parameters, batch=1, m=1, n=n * model.width, k=k * model.width, element_bits=16)
+            assert 1 - product.openings / (product.passes * product.rounds * product.commands) > 0.95
+
+
+def test_parameters_of_the_decoders_are_those_the_paper_counts() -> None:
+    """Layer weights in units of 2^20, as the paper has 1.15 billion for GPT-3 XL and 1.4 for the largest."""
+    assert DECODERS["gpt3_xl"].parameters / 2**20 == pytest.approx(1152)
+    assert DECODERS["gpt2_xl"].parameters / 2**20 == pytest.approx(1406, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_token_is_faster_than_its_weights_can_be_read(pim: Device, name: str) -> None:
+    bandwidth, _ = pim.main_memory or (math.nan, 0)
+    assert token(name)[0] > 2 * DECODERS[name].parameters / bandwidth
+
+
+def test_other_types_are_multiplied_on_the_asic_and_take_longer(pim: Device) -> None:
+    banks, asic = (simulate(pim, on_chip(gemv(1, 768, 768, dtype=dtype))) for dtype in (BF16, "float16"))
+    assert "mac" in energy_of(banks)
+    assert "mac" not in energy_of(asic)
+    assert asic.end > 4 * banks.end

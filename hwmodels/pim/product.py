@@ -3,7 +3,7 @@
 Each output's row of the matrix lies in one bank, in consecutive columns. All banks of a channel multiply the same input
 vector (the channel's buffer) with their own row at once: a *round* gives one output a bank. Vectors longer than the
 buffer are cut in *tiles* of equal length, whose partial sums the ASIC adds. One vector tile through all its rounds is a
-*pass*. The rounds of a pass fill DRAM rows one after the other, so that a row is opened once a pass.
+*pass*. The rounds of a vector's passes fill DRAM rows one after the other, so that a row is opened once a vector.
 """
 
 from __future__ import annotations
@@ -36,23 +36,25 @@ class Product:
 
     @property
     def rows(self) -> int:
-        """Rows worked through in a pass, one after the other, in every bank."""
-        return -(-self.rounds * self.commands // self.commands_a_row)
-
-    @property
-    def openings(self) -> int:
-        """Times a row is opened: a matrix that is one row stays open for all its vectors."""
-        return self.matrices if self.stays_open else self.passes * self.rows
+        """Rows that a vector's passes go through, one after the other, in every bank."""
+        return -(-self.tiles * self.rounds * self.commands // self.commands_a_row)
 
     @property
     def stays_open(self) -> bool:
-        return self.rows == 1 and self.tiles == 1
+        """A matrix that is one row in each bank is opened once for all its vectors."""
+        return self.rows == 1
+
+    @property
+    def openings(self) -> int:
+        """Times a row is opened."""
+        return self.matrices if self.stays_open else self.passes // self.tiles * self.rows
 
     @property
     def steps_a_pass(self) -> int:
         """Steps in which banks, pins and ASIC overlap: rows, or when there are few, parts of rows between results."""
-        parts = -(-FEWEST_STEPS // (self.passes * self.rows))
-        return self.rows * max(1, min(parts, self.rounds // self.rows))
+        rows = -(-self.rounds * self.commands // self.commands_a_row)
+        parts = -(-FEWEST_STEPS // (self.passes * rows))
+        return rows * max(1, min(parts, self.rounds // rows))
 
     @property
     def steps(self) -> int:
@@ -175,11 +177,11 @@ def open_s(parameters: PimParameters) -> float:
 def step_s(parameters: PimParameters, product: Product) -> float:
     """Mean seconds of a step: multiply, read results, and what must pass before a row may be closed."""
     dram = parameters.dram
-    column_commands = product.rounds * (product.commands + 1) / product.rows * dram.tCCD
-    row = column_commands
+    columns = product.passes * product.rounds * (product.commands + 1) * dram.tCCD / product.openings
+    row = columns
     if not product.stays_open:
-        row = max(column_commands - dram.tCCD + max(dram.tCCD, dram.tRTP), dram.tRAS - dram.tRCD)
-    return row * product.rows / product.steps_a_pass / dram.available
+        row = max(columns - dram.tCCD + max(dram.tCCD, dram.tRTP), dram.tRAS - dram.tRCD)
+    return row * product.openings / product.steps / dram.available
 
 
 def product_s(parameters: PimParameters, product: Product) -> float:

@@ -31,7 +31,7 @@ MOST_COMMANDS = 1_000_000
 """Column commands walked at most; passes beyond are as long as the mean of the second half of those walked."""
 
 # Positions in the vector of what a product asks for, and in that of the walk's clocks
-PASSES, ROUNDS, COMMANDS, A_ROW, HELD_PASSES, LOAD, RESULT, ADD, SLOTS, LATENCY, INTERVAL = range(11)
+PASSES, ROUNDS, COMMANDS, A_ROW, PASSES_IN_ROWS, LOAD, RESULT, ADD, SLOTS, LATENCY, INTERVAL, STAYS_OPEN = range(12)
 NOW, PINS_FREE, ADDERS_FREE, REFRESH_DUE, IS_OPEN, DONE = range(6)
 
 
@@ -60,13 +60,14 @@ def _demand(parameters: PimParameters, product: Product) -> Int64:
             product.rounds,
             product.commands,
             product.commands_a_row,
-            product.passes // product.openings if product.rows == 1 else 1,
+            product.passes // product.openings if product.stays_open else product.tiles,
             picoseconds(product.vector_bytes / dram.pin_bandwidth),
             picoseconds(product.result_bytes / product.rounds / dram.pin_bandwidth),
             picoseconds(product.partial_sums / product.rounds / (asic.adders * asic.clock)),
             parameters.mac.buffer_slots,
             picoseconds(dram.tCL),
             picoseconds(dram.tREFI),
+            product.stays_open,
         ],
         np.int64,
     )
@@ -125,22 +126,25 @@ def _walk(state: Channel, clocks: Int64, demand: Int64, passes: int) -> Int64:
     ends = np.zeros(passes, np.int64)
     fetched = 0  # passes whose vector is in the buffer, or on its way
     arrival = np.zeros(slots, np.int64)
+    in_row = demand[A_ROW]  # commands that the open row has served
     for current in range(passes):
         # Vectors enter as soon as a slot is free: the pins serve them in turn with results.
         while fetched < passes and fetched < current + slots:
             clocks[PINS_FREE] = max(clocks[PINS_FREE], used[fetched % slots]) + demand[LOAD]
             arrival[fetched % slots] = clocks[PINS_FREE]
             fetched += 1
-        stays_open = current % demand[HELD_PASSES] != 0
-        in_row = 0 if stays_open else demand[A_ROW]
+        if current % demand[PASSES_IN_ROWS] == 0:  # back to the first row, or on to the next matrix
+            in_row = demand[A_ROW]
+        elif demand[STAYS_OPEN] == 1:
+            in_row = 0
         for _turn in range(demand[ROUNDS]):
             for _command in range(demand[COMMANDS]):
                 refreshed = clocks[NOW] >= clocks[REFRESH_DUE]
                 while clocks[NOW] >= clocks[REFRESH_DUE]:
                     _refresh(state, clocks, demand[INTERVAL])
-                if (in_row == demand[A_ROW] and not stays_open) or refreshed:
+                if in_row == demand[A_ROW] or refreshed:
                     _open_row(state, clocks)
-                    in_row = 0 if in_row == demand[A_ROW] else in_row
+                    in_row %= demand[A_ROW]
                 _column(state, clocks, MULTIPLY, arrival[current % slots])
                 in_row += 1
             _column(state, clocks, READ_RESULT, clocks[PINS_FREE] - demand[LATENCY])
