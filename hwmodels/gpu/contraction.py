@@ -6,7 +6,9 @@ estimate grow with m, n and k for each tile, so the least over the table grows w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,24 +18,19 @@ from hwmodels.gpu.arithmetic import Unit, matrix_unit, vector_unit
 from hwmodels.gpu.kernel import SLICES, Kernel, Traffic
 from hwmodels.gpu.memory_bound import streaming
 from hwmodels.gpu.parameters import GpuParameters
-from hwmodels.gpu.traffic import missed_bytes, panel_rereads, written_back
+from hwmodels.gpu.traffic import missed_bytes, once, panel_rereads, written_back
 
 PARTIAL_BYTES = 4
 """Split-K partial sums are float32."""
+
+VECTOR_BYTES = 16
+"""Largest access of one thread."""
 
 SLICE_BYTES = 128
 """Depth of a k-slice in shared memory: one 128-byte swizzled row of each operand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """A way to cut a product: tile extents, thread blocks that share operands by multicast, parts of the k loop."""
-
-    rows: int
-    columns: int
-    cluster: int
-    splits: int
-
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 _TENSOR_TILES = (
     (256, 128, 2), (128, 256, 2), (128, 128, 2), (128, 128, 1), (256, 64, 1), (64, 256, 1), (128, 64, 1),
@@ -47,30 +44,59 @@ _SIMT_TILES = (
 _SPLITS = (1, 2, 4, 8, 16, 32)
 
 
-def _combinations(tiles: tuple[tuple[int, int, int], ...]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _combinations(tiles: tuple[tuple[int, int, int], ...], splits: tuple[int, ...]) -> Floats:
     """(4, N) rows, columns, cluster size and splits of every combination."""
-    return np.array([(*tile, split) for split in _SPLITS for tile in tiles], dtype=np.float64).T
+    return np.array([(*tile, split) for split in splits for tile in tiles], dtype=np.float64).T
 
 
-_TENSOR, _SIMT = _combinations(_TENSOR_TILES), _combinations(_SIMT_TILES)
+_TENSOR = _combinations(_TENSOR_TILES, _SPLITS)
+_TENSOR_WHOLE = _combinations(_TENSOR_TILES, (1,))
+_SIMT = _combinations(_SIMT_TILES, (1,))
 
 
 def contraction(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tuple[Kernel, ...]:
-    """Kernels of a matrix product or convolution; a grouped convolution may run as a direct one on the SIMT units."""
-    product = _product(op, work, parameters)
-    if work.convolution is None or work.convolution.groups == 1:
-        return product
-    direct = _direct(op, work, parameters)
-    return direct if _seconds(direct, parameters) < _seconds(product, parameters) else product
+    """Kernels of a matrix product or convolution. A product with a vector may run as dot products, a grouped
+    convolution as a direct one, both on the SIMT units; the faster by the estimate is taken."""
+    options = [_product(op, work, parameters)]
+    if min(work.m, work.n) == 1 and work.convolution is None:
+        options.append(_dot_products(op, work, parameters))
+    if work.convolution is not None and work.convolution.groups > 1:
+        options.append(_direct(op, work, parameters))
+    return min(options, key=lambda kernels: _seconds(kernels, parameters))
+
+
+def _spatial(work: Contraction) -> bool:
+    """Whether operands are gathered from windows of an image, element by element of the k loop."""
+    return work.convolution is not None and math.prod(work.convolution.kernel) > 1
+
+
+def _depth(work: Contraction, unit: Unit) -> int:
+    """Length of the k loop: tensor cores read a convolution's channels in whole 16-byte vectors."""
+    if work.convolution is None or not unit.tensor:
+        return work.k
+    positions = math.prod(work.convolution.kernel)
+    channels = work.k // positions
+    vector = max(1, int(VECTOR_BYTES // unit.element_bytes))
+    return -(-channels // vector) * vector * positions
+
+
+def _feed(work: Contraction, unit: Unit, parameters: GpuParameters) -> float:
+    """Fraction of the tensor cores' rate that loads and stores of the operands' alignment can feed."""
+    if not unit.tensor:
+        return 1.0
+    inner = work.k if work.convolution is None else work.n
+    alignment = math.gcd(inner, work.n, VECTOR_BYTES) * unit.element_bytes
+    return min(1.0, alignment / parameters.sm.aligned_bytes)
 
 
 def _product(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tuple[Kernel, ...]:
     unit = matrix_unit(parameters, work.dtype)
-    dram_read = sum(missed_bytes(op, parameters.l2)) + panel_rereads(
-        work.reads[0].bytes, work.reads[1].bytes, parameters.l2
-    )
+    left, right = (operand.bytes / work.batch for operand in work.reads[:2])
+    rereads = work.batch * panel_rereads(left, right, parameters.l2)
+    dram_read = sum(missed_bytes(op, parameters.l2)) + rereads
     dram_write = written_back(op, parameters.l2)
-    rows, columns, cluster, splits = _TENSOR if unit.tensor else _SIMT
+    pipelined = unit.tensor and not _spatial(work)
+    rows, columns, cluster, splits = _TENSOR if pipelined else _TENSOR_WHOLE if unit.tensor else _SIMT
     block_s = _block_seconds(work, unit, parameters, rows, columns, splits)
     blocks = work.batch * np.ceil(work.m / rows) * np.ceil(work.n / columns) * splits
     l2_read = _operand_loads(work, unit, rows, columns, cluster)
@@ -106,25 +132,29 @@ def _product(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tupl
 
 
 def _block_seconds(
-    work: Contraction, unit: Unit, parameters: GpuParameters, rows: np.ndarray, columns: np.ndarray, splits: np.ndarray
-) -> np.ndarray:
-    """Seconds of a block: the slowest of arithmetic, shared memory and its share of the L2 port, over its k loop."""
+    work: Contraction, unit: Unit, parameters: GpuParameters, rows: Floats, columns: Floats, splits: Floats
+) -> Floats:
+    """Seconds of a block: the slowest of arithmetic, shared memory and its share of the L2 port, over its k loop.
+
+    Only matrix products in tensor cores are fetched many slices ahead; the other kernels hold two slices, and each
+    takes at least an access to L2.
+    """
     slice_depth = SLICE_BYTES / unit.element_bytes
-    depth = np.ceil(np.ceil(work.k / slice_depth) / splits) * slice_depth
-    arithmetic = rows * columns * depth / unit.macs_per_s
+    slices = np.ceil(np.ceil(_depth(work, unit) / slice_depth) / splits)
+    depth = slices * slice_depth
+    arithmetic = rows * columns * depth / (unit.macs_per_s * _feed(work, unit, parameters))
     operand_bytes = depth * unit.element_bytes
     clock = parameters.sm.clock
     shared = (rows + columns) * operand_bytes / (parameters.sm.shared_bytes_per_clock * clock)
     port = parameters.sm.load_bytes_per_clock * clock
     loads = (np.minimum(rows, work.m) + np.minimum(columns, work.n)) * operand_bytes / port
     epilogue = np.minimum(rows, work.m) * np.minimum(columns, work.n) * PARTIAL_BYTES / port
-    filling = parameters.sm.block_fill
-    return np.maximum(arithmetic, np.maximum(shared if unit.tensor else 0.0, loads)) + epilogue + filling
+    waiting = slices * parameters.l2.latency if not unit.tensor or _spatial(work) else 0.0
+    feeding = np.maximum(loads, shared if unit.tensor else 0.0)
+    return np.maximum(arithmetic, np.maximum(feeding, waiting)) + epilogue + parameters.sm.block_fill
 
 
-def _operand_loads(
-    work: Contraction, unit: Unit, rows: np.ndarray, columns: np.ndarray, cluster: np.ndarray
-) -> np.ndarray:
+def _operand_loads(work: Contraction, unit: Unit, rows: Floats, columns: Floats, cluster: Floats) -> Floats:
     """Bytes that all blocks load through L2: each operand once for each tile row or column of the other."""
     left = work.batch * work.m * work.k * unit.element_bytes * np.ceil(np.ceil(work.n / columns) / cluster)
     right = work.batch * work.n * work.k * unit.element_bytes * np.ceil(work.m / rows)
@@ -132,20 +162,31 @@ def _operand_loads(
     return left + right + others
 
 
+def _dot_products(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tuple[Kernel, ...]:
+    """A matrix times a vector: warps stream the matrix and reduce their dot products."""
+    unit = vector_unit(parameters, work.dtype)
+    lanes = parameters.vector.float32 * parameters.sm.clock
+    kernel = streaming(
+        "matrix times vector",
+        once(op, parameters.l2),
+        work.macs,
+        lanes / unit.macs_per_s + 1.0,
+        parameters,
+        unit.joules * 2 * work.macs,
+    )
+    return (replace(kernel, latency_s=parameters.sm.loop_latency),)
+
+
 def _direct(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tuple[Kernel, ...]:
     """A direct convolution: every thread computes outputs, operands read once through L2."""
     unit = vector_unit(parameters, work.dtype)
     outputs = work.batch * work.m * work.n
-    traffic = Traffic(
-        l2_read=work.read_bytes,
-        l2_write=max(1, work.write_bytes),
-        dram_read=sum(missed_bytes(op, parameters.l2)),
-        dram_write=written_back(op, parameters.l2),
-    )
     lanes = parameters.vector.float32 * parameters.sm.clock
     # Each product costs its multiply-accumulate and the load of one operand; the address is found once an output.
     instructions = work.k * (lanes / unit.macs_per_s + 1.0) + parameters.sm.index_instructions
-    kernel = streaming("direct convolution", traffic, outputs, instructions, parameters, unit.joules * 2 * work.macs)
+    kernel = streaming(
+        "direct convolution", once(op, parameters.l2), outputs, instructions, parameters, unit.joules * 2 * work.macs
+    )
     return (kernel,)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from codesign.device import MappedOp
+from codesign.dtypes import dtype as element_type
 from codesign.work import Gather, Map, Move, Reduce, Scan, Sort, Transform, Work
 from hwmodels.gpu.arithmetic import vector_unit
 from hwmodels.gpu.kernel import Kernel, Traffic
@@ -13,10 +14,19 @@ from hwmodels.gpu.parameters import GpuParameters
 from hwmodels.gpu.traffic import once
 
 THREADS = 512
-"""Threads that walk over one row together in a reduction or a sort."""
+"""Threads that walk over one row together when a block has it."""
 
-RADIX_PASSES = 8
-"""Passes over a row of a radix selection, four bits of a 32-bit key at a time."""
+WARP_COLUMNS = 1024
+"""Longest row that one warp holds in its registers."""
+
+VECTOR = 4
+"""Elements a thread loads at once when rows are a multiple of it."""
+
+SORT_BITS, SELECT_BITS = 4, 2
+"""Bits of a key that one radix pass looks at, in a sort and in a selection."""
+
+SORT_STEPS = 4
+"""Block-wide steps of a sorting pass: count, scan, exchange, reload."""
 
 
 def streaming(
@@ -47,26 +57,30 @@ def elementwise(op: MappedOp, work: Map, parameters: GpuParameters) -> tuple[Ker
 
 
 def reduction(op: MappedOp, work: Reduce, parameters: GpuParameters) -> tuple[Kernel, ...]:
-    """One block a row while there are rows enough; a plain reduction of few long rows is cut into parts."""
+    """Plain sums and short softmaxes take a warp a row, norms and long softmaxes a thread block; pooling windows, whose
+    elements each need an address, a thread."""
     traffic = once(op, parameters.l2)
     elements = work.rows * work.columns
-    instructions = parameters.sm.stream_instructions + work.flops / max(1, elements)
-    kernel = streaming("reduction", traffic, elements, instructions, parameters)
-    row_steps = work.passes * math.ceil(work.columns / (THREADS * _vector_width(work)))
+    windows = work.reads[0].elements != elements
+    instructions = parameters.sm.index_instructions if windows else parameters.sm.stream_instructions
+    kernel = streaming("reduction", traffic, elements, instructions + work.flops / max(1, elements), parameters)
     exposed = work.passes * parameters.sm.loop_latency
-    if work.passes == 1:
-        return (replace(kernel, latency_s=exposed),)
-    waiting_s = (row_steps - work.passes) * parameters.l2.latency
-    few_rows = work.rows < parameters.sm.count
-    blocks = work.rows if few_rows else kernel.blocks
-    share_s = kernel.block_s * kernel.blocks / blocks
-    return (replace(kernel, blocks=max(1, blocks), block_s=share_s, latency_s=exposed + waiting_s),)
+    if windows:
+        return (kernel,)
+    if work.passes == 1 or (work.passes > 2 and work.columns <= WARP_COLUMNS):
+        return (_by_rows(replace(kernel, latency_s=exposed), work.rows, parameters.sm.row_warp),)
+    vector = math.gcd(work.columns, VECTOR)
+    loops = work.passes * (math.ceil(work.columns / (THREADS * vector)) - 1)
+    kernel = replace(kernel, latency_s=exposed + loops * parameters.l2.latency)
+    if work.rows < parameters.sm.count:
+        share_s = kernel.block_s * kernel.blocks / work.rows
+        kernel = replace(kernel, blocks=max(1, work.rows), block_s=share_s)
+    return (_by_rows(kernel, work.rows, parameters.sm.row_block * VECTOR / vector),)
 
 
-def _vector_width(work: Reduce) -> int:
-    """Elements a thread loads at once: eight bytes' worth."""
-    size = max(1.0, work.reads[0].bytes / max(1, work.reads[0].elements))
-    return max(1, int(8 // size))
+def _by_rows(kernel: Kernel, rows: int, row_s: float) -> Kernel:
+    """The kernel when each row costs an SM at least `row_s`, whatever its length."""
+    return replace(kernel, block_s=max(kernel.block_s, row_s * rows / kernel.blocks))
 
 
 def move(op: MappedOp, work: Move, parameters: GpuParameters) -> tuple[Kernel, ...]:
@@ -99,31 +113,33 @@ def gather(op: MappedOp, work: Gather, parameters: GpuParameters) -> tuple[Kerne
 
 
 def scan(op: MappedOp, work: Scan, parameters: GpuParameters) -> tuple[Kernel, ...]:
-    """A recurrence: as many dependent steps as it has, or the work's throughput, whichever is longer. Steps with
-    matrix products need all SMs and are a grid-wide synchronisation apart."""
+    """A recurrence: its dependent steps or its throughput, whichever is longer. A running sum is associative, so a block
+    walks over at most a warp's columns one by one and adds up the chunks; a step with matrix products needs all SMs and
+    is a grid-wide synchronisation away from the next."""
     unit = vector_unit(parameters, work.dtype)
     instructions = (work.flops / max(1.0, unit.macs_per_s)) * parameters.vector.float32 * parameters.sm.clock
     elements = max(1, work.steps * work.lanes)
-    step_s = parameters.launch.start if work.step_macs else parameters.sm.chain_latency
-    kernel = streaming(
-        "scan",
-        once(op, parameters.l2),
-        elements,
-        parameters.sm.index_instructions + instructions / elements,
-        parameters,
-    )
-    return (replace(kernel, latency_s=work.steps * step_s),)
+    each = parameters.sm.index_instructions + instructions / elements
+    kernel = streaming("scan", once(op, parameters.l2), elements, each, parameters)
+    if work.step_macs:
+        return (replace(kernel, latency_s=work.steps * parameters.launch.start),)
+    chunks = math.ceil(work.steps / WARP_COLUMNS) - 1
+    serial = min(work.steps, WARP_COLUMNS) * parameters.sm.chain_latency
+    return (replace(kernel, latency_s=serial + chunks * parameters.sm.loop_latency),)
 
 
 def sort(op: MappedOp, work: Sort, parameters: GpuParameters) -> tuple[Kernel, ...]:
-    """A bitonic sort of each row in shared memory (Batcher, 1968), or a radix selection when few keys are kept."""
-    bits = max(1, (work.columns - 1).bit_length())
-    stages = RADIX_PASSES if work.keep < work.columns else bits * (bits + 1) // 2
+    """A radix sort of each row by one thread block, or a radix selection when few keys are kept."""
+    key_bits = max(8, element_type(work.reads[0].dtype).bits)
+    selects = work.keep < work.columns
+    passes = key_bits // (SELECT_BITS if selects else SORT_BITS)
+    instructions = parameters.sm.select_instructions if selects else parameters.sm.sort_instructions
     elements = work.rows * work.columns
-    kernel = streaming(
-        "sort", once(op, parameters.l2), elements, stages * parameters.sm.index_instructions / 2, parameters
-    )
-    return (replace(kernel, latency_s=stages * parameters.sm.loop_latency),)
+    kernel = streaming("sort", once(op, parameters.l2), elements, passes * instructions, parameters)
+    lanes = parameters.vector.float32 * parameters.sm.clock
+    row_s = passes * (work.columns * instructions / lanes + parameters.sm.row_block / 2)
+    exposed = passes * parameters.sm.loop_latency * (1 if selects else SORT_STEPS)
+    return (replace(kernel, blocks=max(1, work.rows), block_s=row_s, latency_s=exposed),)
 
 
 def transform(op: MappedOp, work: Transform, parameters: GpuParameters) -> tuple[Kernel, ...]:

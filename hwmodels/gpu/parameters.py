@@ -21,9 +21,14 @@ class Multiprocessors(Parameters):
     shared_bytes_per_clock: float = positive("bytes a clock between an SM's shared memory and its tensor cores")
     block_bytes: int = positive("bytes of operands a thread block of a memory-bound kernel works on")
     block_fill: float = positive("seconds a block of a matrix product needs to fill its pipeline and to drain it")
+    aligned_bytes: float = positive("bytes of operand alignment with which tensor cores are fed at their full rate")
+    row_warp: float = positive("seconds of an SM for each row that a warp reduces")
+    row_block: float = positive("seconds of an SM for each row that a thread block reduces")
     loop_latency: float = positive("seconds from one pass over a row to the next: a block-wide reduction and a reload")
     chain_latency: float = positive("seconds between dependent elements of a serial recurrence")
     index_instructions: float = positive("instructions an element to find its address in a strided tensor")
+    sort_instructions: float = positive("instructions an element and radix pass of a sort")
+    select_instructions: float = positive("instructions an element and radix pass of a selection")
     stream_instructions: float = positive("instructions an element of a contiguous elementwise loop")
 
 
