@@ -25,12 +25,16 @@ TO_THE_END = np.iinfo(np.int64).max
 
 
 class Rebatch:
-    """Adjusts operations during the second walk. `base` is the first one, at batch `old`."""
+    """Adjusts operations during the second walk. `base` is the first one, at batch `old`.
+
+    `_inside` counts the positions before the batch in an axis it shares (time-major rows).
+    """
 
     def __init__(self, base: Walk, old: int, new: int) -> None:
         self.base = base
         self.old = old
         self.new = new
+        self._inside: dict[str, int] = {}
         self._rules: dict[str, Callable[[Walk, Op], Op]] = {
             "Reshape": self._reshape,
             "Expand": self._expand,
@@ -50,6 +54,9 @@ class Rebatch:
 
     def __call__(self, walk: Walk, op: Op) -> Op:
         """The operation as it has to be at the new batch."""
+        self._inside.update(
+            (name, self._inside[one]) for one in op.inputs if one in self._inside for name in op.outputs
+        )
         rule = self._rules.get(op.kind)
         if rule is None or not any(self._axes(walk, name) for name in op.inputs):
             return op
@@ -89,13 +96,20 @@ class Rebatch:
     def _reshape(self, walk: Walk, op: Op) -> Op:
         if self._fixed(walk, op.inputs[1]) is None or op.outputs[0] not in self.base.tensors:
             return op
-        axis = self._axes(walk, op.inputs[0])[0]
+        grown = self._axes(walk, op.inputs[0])
+        if not grown:
+            return op
         source = self.base.tensors[op.inputs[0]].shape
         target = list(self.base.tensors[op.outputs[0]].shape)
-        place = place_of_batch(source, axis, tuple(target))
-        if place is None or target[place] * self.new % self.old:
+        outer = math.prod(source[: grown[0]]) * self._inside.get(op.inputs[0], 1)
+        found = place_of_batch(outer, self.old, tuple(target))
+        if found is None:
             raise self._blocked(op, f"its shape {target} does not tell where the batch of {list(source)} goes")
-        target[place] = target[place] * self.new // self.old
+        place, inside = found
+        target[place] = target[place] // self.old * self.new
+        self._inside.pop(op.outputs[0], None)
+        if inside > 1:
+            self._inside[op.outputs[0]] = inside
         return self._with_constant(walk, op, 1, target)
 
     def _expand(self, walk: Walk, op: Op) -> Op:
@@ -197,15 +211,25 @@ def shifted_copies(indices: np.ndarray, copies: int, extent: int, coordinates: b
     return (indices + shift).reshape(copies * indices.shape[0], *indices.shape[1:])
 
 
-def place_of_batch(source: Shape, axis: int, target: Shape) -> int | None:
-    """The axis of `target` that holds axis `axis` of `source` when one is reshaped, in row-major order, to the other.
+def place_of_batch(outer: int, old: int, target: Shape) -> tuple[int, int] | None:
+    """Where the batch is in a shape that data is reshaped to, row-major, with `outer` elements' worth before the batch:
+    its axis, and how many positions of that axis come before it. None when it is cut apart.
 
-    The batch may be merged with neighbours (then their common axis is meant). None when it is cut apart.
+    It may stand alone, or share an axis with what precedes it or follows it. Features, which follow, keep their axis
+    when there is a choice: a matrix product comes next.
     """
-    outer = math.prod(source[:axis])
+    shared_before = shared_after = None
     before = 1
     for place, extent in enumerate(target):
-        if before == outer or (before < outer and before * extent >= outer * max(source[axis], 1) > before):
-            return place
+        if before == 0 or before > outer:
+            break
+        if before == outer and extent == old:
+            return place, 1
+        inside = outer // before
+        if outer % before == 0 and extent % (inside * old) == 0:
+            if inside > 1:
+                shared_before = shared_before or (place, inside)
+            else:
+                shared_after = shared_after or (place, 1)
         before *= extent
-    return None
+    return shared_before or shared_after

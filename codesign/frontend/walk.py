@@ -104,6 +104,8 @@ class Walk:
             self.node(node, index, scope)
 
     def node(self, node: onnx.NodeProto, index: int, scope: Scope) -> None:
+        if not all(isinstance(text, str) for text in (node.name, node.op_type, node.domain)):
+            raise BadModel(f"node {index}: its name, operator or domain is not text")
         name = self.unique(scope.prefix + (node.name or f"{node.op_type}_{index}"))
         domain = "" if node.domain == "ai.onnx" else node.domain
         if not node.op_type:
