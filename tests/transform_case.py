@@ -84,7 +84,7 @@ def epilogues(graph: Graph) -> dict[str, list[str]]:
 
 
 def seeded_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:
-    """Normal values for floats, small whole numbers and both truth values for others."""
+    """Normal values for floats, all values for 8-bit integers, both truth values, and small whole numbers."""
     random = np.random.default_rng(seed)
     values: dict[str, Array] = {}
     for name in graph.inputs:
@@ -92,7 +92,8 @@ def seeded_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:
         if tensor.dtype.startswith("float"):
             values[name] = random.standard_normal(tensor.shape).astype(tensor.dtype)
         else:
-            values[name] = random.integers(0, 2 if tensor.dtype == "bool" else 8, tensor.shape).astype(tensor.dtype)
+            low, high = {"uint8": (0, 256), "int8": (-128, 128), "bool": (0, 2)}.get(tensor.dtype, (0, 8))
+            values[name] = random.integers(low, high, tensor.shape).astype(tensor.dtype)
     return values
 
 

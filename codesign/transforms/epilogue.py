@@ -26,7 +26,7 @@ PRODUCTS = frozenset(
 ROWWISE = frozenset(
     {
         "Attention", "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization",
-        "LpNormalization", "Softmax",
+        "LpNormalization", "Softmax", "AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean", "ReduceSum",
     }
 )  # fmt: skip
 
@@ -34,9 +34,9 @@ ROWWISE = frozenset(
 def fuse_epilogues(graph: Graph) -> Graph:
     """The graph with elementwise operations moved into the epilogue of the operation whose result they alone read.
 
-    Products, attention, normalisations, and elementwise operations take followers that keep the shape of the result:
-    bias and residual additions, activations, scaling by channel, conversions. Values and names of what is still
-    stored are unchanged. A follower of two candidates joins a product before a row-wise operation before an
+    Products, attention, normalisations, pooling and elementwise operations take followers that keep the shape of the
+    result: bias and residual additions, activations, scaling by channel, conversions. Values and names of what is
+    still stored are unchanged. A follower of two candidates joins a product before a row-wise operation before an
     elementwise one, and of equals the later. The fused operation stands where its last follower stood, so that all
     operands are there.
     """
@@ -99,7 +99,7 @@ _EMPTY = _Group(Op("", "", (), ()))
 
 def _host(view: View, groups: dict[str, _Group], op: Op) -> _Group | None:
     """The group that `op` can follow, the best of several."""
-    if op.bodies or op.epilogue or len(op.outputs) != 1 or _flops(op) is None:
+    if op.bodies or op.epilogue or len(op.outputs) != 1 or epilogue_flops(op) is None:
         return None
     shape = view.shape(op.outputs[0])
     hosts = [
@@ -108,18 +108,19 @@ def _host(view: View, groups: dict[str, _Group], op: Op) -> _Group | None:
         if name in groups
         and view.sole_reader(name) is op
         and view.shape(name) == shape
-        and _can_host(groups[name].anchor)
+        and can_host(groups[name].anchor)
     ]
     return max(hosts, key=lambda host: host.rank, default=None)
 
 
-def _can_host(op: Op) -> bool:
+def can_host(op: Op) -> bool:
+    """True when elementwise operations may follow `op` before its result is stored."""
     if op.bodies:
         return False
-    return op.kind in PRODUCTS or op.kind in ROWWISE or _flops(op) is not None
+    return op.kind in PRODUCTS or op.kind in ROWWISE or epilogue_flops(op) is not None
 
 
-def _flops(op: Op) -> float | None:
+def epilogue_flops(op: Op) -> float | None:
     """Cost an element when `op` may follow another; None for operators that may not or are unknown."""
     try:
         return find(op).flops_per_element(op)

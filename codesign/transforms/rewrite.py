@@ -38,14 +38,15 @@ class Rewriter:
         """True when one of `ops` is already replaced or removed."""
         return any(id(op) in self._removed for op in ops)
 
-    def replace(self, old: Sequence[Op], new: Sequence[Op]) -> None:
+    def replace(self, old: Sequence[Op], new: Sequence[Op], also: Sequence[Op] = ()) -> None:
         """`new` in the place of `old`, at the last of them, with all their sources on each new operation.
 
-        New operations without a name are named after the last of the old ones. Nothing but `new` may read what `old`
-        wrote, except results that `new` writes too.
+        `also` names operations that stay for other readers but whose part the new ones do. New operations without a
+        name are named after the last of the old ones. Nothing but `new` may read what `old` wrote, except results that
+        `new` writes too.
         """
-        order = self._in_order(old)
-        sources, last = sources_of(order), order[-1]
+        last = self._in_order(old)[-1]
+        sources = sources_of(self._in_order([*old, *also]))
         self._removed.update(id(op) for op in old)
         placed = self._inserted.setdefault(id(last), [])
         for number, op in enumerate(reversed(new)):

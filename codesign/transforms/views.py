@@ -40,12 +40,12 @@ def _chains(view: View) -> Iterator[tuple[list[Op], Layout]]:
     """Longest runs of views, each read by the next alone, with where they put their source's elements."""
     done: set[int] = set()
     for op in view.graph.ops:
-        if id(op) in done or not _is_view(view, op):
+        if id(op) in done or not is_view(view, op):
             continue
         chain: list[Op] = []
         layout = Layout(view.shape(op.inputs[0]))
         following: Op | None = op
-        while following is not None and _is_view(view, following) and layout.apply(view, following):
+        while following is not None and is_view(view, following) and layout.apply(view, following):
             chain.append(following)
             result = following.outputs[0]
             following = view.sole_reader(result)
@@ -56,7 +56,8 @@ def _chains(view: View) -> Iterator[tuple[list[Op], Layout]]:
             yield chain, layout
 
 
-def _is_view(view: View, op: Op) -> bool:
+def is_view(view: View, op: Op) -> bool:
+    """True for an operation that only renames or reorders elements, and has any."""
     return is_kind(op, *VIEWS) and 0 not in view.shape(op.inputs[0])
 
 
