@@ -42,7 +42,9 @@ def convolution(op: Op, image: Array, weights: Array, bias: Array | None = None)
     from codesign.executor.kernels.convolution import convolve
 
     found, groups = convolution_window(op, image.shape, weights.shape)
-    return narrowed(_add_bias(convolve(widened(image), widened(weights), found, groups), bias), image.dtype)
+    wide = widened(image)
+    offset = None if bias is None else widened(bias).astype(wide.dtype, copy=False)
+    return narrowed(convolve(wide, widened(weights), found, groups, offset), image.dtype)
 
 
 def _add_bias(result: Array, bias: Array | None) -> Array:

@@ -14,19 +14,24 @@ from codesign.ops.window import Window
 
 Array = np.ndarray[Any, Any]
 
-# Unfolded block of the input, in bytes: small enough to stay in a last-level cache share, large enough for BLAS.
-BLOCK_BYTES = 8 << 20
+# Unfolded block of the input, in bytes: about a second-level cache, which the product reads it back from.
+BLOCK_BYTES = 1 << 20
 
 
-def convolve(image: Array, weights: Array, window: Window, groups: int) -> Array:
-    """The correlation ONNX calls convolution, without bias."""
-    if groups == 1 and window.pointwise:
-        return _pointwise(image, weights, window)
-    padded = _padded(image, window)
+def convolve(image: Array, weights: Array, window: Window, groups: int, bias: Array | None = None) -> Array:
+    """The correlation ONNX calls convolution, plus `bias`, one value a channel of the result."""
     spatial = window.outputs(image.shape[2:])
-    if groups == image.shape[1] and image.shape[1] > 1 and len(spatial) <= 2:
-        return _depthwise(padded, weights, window, spatial)
-    return _unfolded(padded, weights, window, groups, spatial)
+    if groups == 1 and window.pointwise:
+        result = _pointwise(image, weights, window)
+    elif len(spatial) > 2 or min((*window.before, *window.after)) < 0:
+        result = _unfolded(_padded(image, window), weights, window, groups, spatial)
+    elif groups == image.shape[1] and groups > 1:
+        return _depthwise(image, weights, window, spatial, bias)
+    else:
+        result = _unfolded_2d(image, weights, window, groups, spatial)
+    if bias is not None:
+        result += bias.reshape(-1, *(1,) * len(spatial))
+    return result
 
 
 def _padded(image: Array, window: Window) -> Array:
@@ -53,25 +58,62 @@ def _pointwise(image: Array, weights: Array, window: Window) -> Array:
     return np.matmul(weights.reshape(weights.shape[0], channels), columns).reshape(batch, -1, *spatial)
 
 
-def _depthwise(padded: Array, weights: Array, window: Window, spatial: tuple[int, ...]) -> Array:
+def _plane(array: Array) -> Array:
+    """(n, channels, *spatial) with two spatial axes, contiguous."""
+    missing = (1,) * (4 - array.ndim)
+    return np.ascontiguousarray(array).reshape(*array.shape[:2], *missing, *array.shape[2:])
+
+
+def _depthwise(image: Array, weights: Array, window: Window, spatial: tuple[int, ...], bias: Array | None) -> Array:
     from codesign.executor.kernels.depthwise import depthwise_2d
 
-    batch, channels = padded.shape[:2]
-    missing = (1,) * (2 - len(spatial))
-    result = np.zeros((batch, weights.shape[0], *missing, *spatial), padded.dtype)
+    plane = _plane(image)
+    before, after = _pair(window.before, 0), _pair(window.after, 0)
+    result = np.empty((image.shape[0], weights.shape[0], *_pair(spatial)), image.dtype)
     depthwise_2d(
-        np.ascontiguousarray(padded).reshape(batch, channels, *missing, *padded.shape[2:]),
-        np.ascontiguousarray(weights).reshape(weights.shape[0], *missing, *weights.shape[2:]),
+        plane,
+        _plane(weights)[:, 0],
+        np.zeros(weights.shape[0], image.dtype) if bias is None else np.ascontiguousarray(bias),
         _pair(window.stride),
         _pair(window.dilation),
+        before,
+        (plane.shape[2] + before[0] + after[0], plane.shape[3] + before[1] + after[1]),
         result,
     )
-    return result.reshape(batch, -1, *spatial)
+    return result.reshape(image.shape[0], -1, *spatial)
 
 
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    """One or two extents as two, the leading one 1."""
-    return (1, *values)[-2], values[-1]
+def _unfolded_2d(image: Array, weights: Array, window: Window, groups: int, spatial: tuple[int, ...]) -> Array:
+    """Unfold rows of one image at a time into one buffer, and multiply."""
+    from codesign.executor.kernels.unfold import unfold_2d
+
+    plane, kernel, (height, width) = _plane(image), _pair(window.kernel), _pair(spatial)
+    filters = weights.reshape(groups, weights.shape[0] // groups, -1)
+    result = np.empty((image.shape[0], groups, weights.shape[0] // groups, height, width), image.dtype)
+    depth = image.shape[1] * math.prod(kernel)
+    rows = min(max(BLOCK_BYTES // max(depth * width * image.itemsize, 1), 1), max(height, 1))
+    buffer = np.empty(depth * rows * width, image.dtype)
+    for number in range(image.shape[0]):
+        for top in range(0, height, rows):
+            count = min(rows, height - top)
+            columns = buffer[: depth * count * width].reshape(image.shape[1], *kernel, count, width)
+            unfold_2d(
+                plane[number],
+                kernel,
+                _pair(window.stride),
+                _pair(window.dilation),
+                _pair(window.before, 0),
+                top,
+                columns,
+            )
+            product = np.matmul(filters, columns.reshape(groups, depth // groups, count * width))
+            result[number, :, :, top : top + count] = product.reshape(groups, -1, count, width)
+    return result.reshape(image.shape[0], weights.shape[0], *spatial)
+
+
+def _pair(values: tuple[int, ...], missing: int = 1) -> tuple[int, int]:
+    """One or two extents as two, the leading one `missing`."""
+    return (missing, *values)[-2], values[-1]
 
 
 def _views(padded: Array, window: Window, spatial: tuple[int, ...]) -> Array:
@@ -91,7 +133,7 @@ def _views(padded: Array, window: Window, spatial: tuple[int, ...]) -> Array:
 
 
 def _unfolded(padded: Array, weights: Array, window: Window, groups: int, spatial: tuple[int, ...]) -> Array:
-    """Copy blocks of whole images, or of rows of one image, into columns and multiply."""
+    """Any rank: copy blocks of whole images, or of rows of one image, into columns and multiply."""
     batch, channels = padded.shape[0], padded.shape[1]
     rank = len(spatial)
     views = _views(padded, window, spatial)
