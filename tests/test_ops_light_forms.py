@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from codesign.errors import BadModel, UnboundDimension
 from codesign.graph import Op
+from codesign.ops.activations import erf
 from codesign.ops.base import Value, find
+from codesign.ops.sorting import best, ordered
 from codesign.work import Gather, Map, Move, Reduce, Scan, Sort, Transform, Work
 from tests.onnx_case import NodeCase, normal
 
@@ -112,6 +115,26 @@ def pools(draw):
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_pool_of_any_geometry(case):
     case.check()
+
+
+@given(st.integers(1, 9), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_selection_of_the_best_equals_the_sort(kept, largest, seed):
+    """Of few different values in long rows, so that equal ones stand on both sides of the threshold."""
+    keys = np.random.default_rng(seed).integers(0, 6, (3, 2, 50)).astype(np.float32)
+    np.testing.assert_array_equal(best(keys, kept, largest), ordered(keys, largest)[..., :kept])
+
+
+def test_error_function_in_float32_is_exact_to_its_formula():
+    """The formula's 1.5e-7, and two roundings near one."""
+    values = np.linspace(-6, 6, 200_001, dtype=np.float32)
+    exact = special.erf(values.astype(np.float64))
+    error = np.abs(erf(values) - exact)
+    assert error.max() < 1.5e-7 + 2 * 2.0**-24
+    small = np.abs(values) < 0.5
+    assert np.all(error[small] <= 4 * 2.0**-24 * np.abs(exact[small]))
+    assert np.isnan(erf(np.array([np.nan], np.float32))).all()
+    np.testing.assert_array_equal(erf(np.array([np.inf, -np.inf, 0], np.float32)), [1, -1, 0])
 
 
 def work_of(kind: str, inputs: list[Value | None], outputs: int = 1, opset: int = 20, **attributes: object) -> Work:

@@ -28,10 +28,9 @@ def erf(values: Array) -> Array:
 
 
 def sigmoid(values: Array) -> Array:
-    """1 / (1 + exp(-x)), without overflow."""
-    from scipy import special
-
-    return np.asarray(special.expit(values))
+    """1 / (1 + exp(-x)); where the exponential overflows to infinity the result is the zero that it should be."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-values)))
 
 
 def softplus(values: Array) -> Array:
@@ -62,7 +61,7 @@ def _gelu(op: Op, values: Array) -> Array:
 
 
 def _leaky_relu(op: Op, values: Array) -> Array:
-    return np.where(values < 0, _number(op, "alpha", 0.01, values) * values, values)
+    return np.maximum(values, 0) + _number(op, "alpha", 0.01, values) * np.minimum(values, 0)
 
 
 def _thresholded_relu(op: Op, values: Array) -> Array:

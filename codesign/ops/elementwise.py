@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, narrowed, optional, present, required, text, widened
+from codesign.ops.arguments import bad, narrowed, present, required, setting, text, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, broadcast, operator
 from codesign.ops.costs import map_work
 from codesign.work import Work
@@ -185,12 +185,15 @@ class Clip(Operator):
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         values = required(op, inputs, 0, "input")
         result = widened(values)
-        for index, name, limit in ((1, "min", np.maximum), (2, "max", np.minimum)):
-            found = optional(inputs, index)
-            bound = op.attributes.get(name) if found is None else found
-            if bound is not None:
-                result = limit(result, widened(np.asarray(bound)).astype(result.dtype))
+        low, high = (self._bound(op, inputs, index, name, result.dtype) for index, name in ((1, "min"), (2, "max")))
+        if low is not None or high is not None:
+            result = np.clip(result, low, high)
         return [narrowed(result, values.dtype)]
+
+    @staticmethod
+    def _bound(op: Op, inputs: Sequence[Array | None], index: int, name: str, kind: np.dtype[Any]) -> Array | None:
+        found = setting(op, inputs, index, name)
+        return None if found is None else widened(found).astype(kind)
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         return map_work(op, inputs, outputs, 2)

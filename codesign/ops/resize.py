@@ -89,9 +89,10 @@ def taps(op: Op, axis: Axis, place: Array, mode: str) -> tuple[Array, Array]:
 def interpolate(values: Array, axis: Axis, index: Array, weight: Array) -> Array:
     """The weighted sum of the taps, one tap for all points at a time."""
     shape = [-1 if place == axis.place else 1 for place in range(values.ndim)]
-    result = np.zeros([axis.result if place == axis.place else one for place, one in enumerate(values.shape)])
+    kind = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
+    result = np.zeros([axis.result if place == axis.place else one for place, one in enumerate(values.shape)], kind)
     for tap in range(index.shape[1]):
-        result += np.take(values, index[:, tap], axis.place) * weight[:, tap].reshape(shape)
+        result += np.take(values, index[:, tap], axis.place) * weight[:, tap].reshape(shape).astype(kind)
     return result
 
 

@@ -13,6 +13,28 @@ from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Sort, Work
 
 
+def ordered(keys: Array, largest: bool) -> Array:
+    """Positions along the last axis in order, of equals the earlier first."""
+    if largest:
+        return keys.shape[-1] - 1 - np.argsort(keys[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+    return np.argsort(keys, axis=-1, kind="stable")
+
+
+def best(keys: Array, kept: int, largest: bool) -> Array:
+    """The first `kept` of `ordered`. Of long rows all but those are set aside before the sort."""
+    columns = keys.shape[-1]
+    if not 0 < kept < columns // 4 or (keys.dtype.kind == "f" and np.isnan(keys).any()):
+        return ordered(keys, largest)[..., :kept]
+    last = columns - kept if largest else kept - 1
+    threshold = np.partition(keys, last, axis=-1)[..., last : last + 1]
+    better = keys > threshold if largest else keys < threshold
+    equal = keys == threshold
+    wanted = kept - better.sum(axis=-1, keepdims=True)
+    chosen = better | (equal & (np.cumsum(equal, axis=-1, dtype=np.int32) <= wanted))
+    places = np.nonzero(chosen)[-1].reshape(*keys.shape[:-1], kept)
+    return np.take_along_axis(places, ordered(np.take_along_axis(keys, places, -1), largest), -1)
+
+
 @operator("TopK")
 class TopK(Operator):
     """The `k` largest (or smallest) along an axis with their positions; of equals the earlier is first.
@@ -39,11 +61,8 @@ class TopK(Operator):
         source = required(op, inputs, 0, "X")
         axis, kept = self._kept(op, source.shape, inputs)
         keys = np.moveaxis(widened(source), axis, -1)
-        if op.attributes.get("largest", 1):
-            order = keys.shape[-1] - 1 - np.argsort(keys[..., ::-1], axis=-1, kind="stable")[..., ::-1]
-        else:
-            order = np.argsort(keys, axis=-1, kind="stable")
-        places = np.ascontiguousarray(np.moveaxis(order[..., :kept], -1, axis))
+        order = best(keys, kept, bool(op.attributes.get("largest", 1)))
+        places = np.ascontiguousarray(np.moveaxis(order, -1, axis))
         return [np.take_along_axis(source, places, axis), places.astype(np.int64, copy=False)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
