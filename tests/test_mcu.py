@@ -7,8 +7,11 @@ from codesign.engine.analytic import lower_bound_ticks
 from codesign.engine.run import run
 from codesign.program import ProgramBuilder
 from codesign.registry import device
+from codesign.validation import measure
 from codesign.work import Move
 from hwmodels.mcu import kernels
+from hwmodels.mcu.calibrate import calibrate
+from hwmodels.mcu.validation import BOUNDS, comparisons
 from tests.work_case import COMMON, EVERY_CLASS, convolution, matmul
 
 DEVICE = "stm32l4r5"
@@ -84,3 +87,15 @@ def test_a_larger_image_takes_longer(size, channels, outputs):
     mcu = device(DEVICE)
     small, large = convolution(size, channels, outputs), convolution(size + 1, channels, outputs)
     assert ticks_of(mcu, large) > ticks_of(mcu, small)
+
+
+def test_predictions_keep_their_bounds():
+    rows = list(comparisons())
+    for bound in BOUNDS:
+        assert measure(bound.statistic, (row for row in rows if row.group == bound.group)) <= bound.limit, bound
+
+
+def test_device_file_holds_what_calibration_gives():
+    assert calibrate()["energy.active_current"] == pytest.approx(
+        device(DEVICE).parameters.energy.active_current, rel=0.01
+    )

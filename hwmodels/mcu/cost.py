@@ -60,10 +60,10 @@ def _is_float(name: str) -> bool:
 
 
 def _epilogue(parameters: McuParameters, work: Work) -> Cost:
-    """Fused operations beyond the clamp that every integer result gets anyway."""
+    """Fused operations beyond the clamp on both sides that every integer result gets anyway."""
     result = sum(operand.elements for operand in work.writes)
     is_float = any(_is_float(operand.dtype) for operand in work.writes)
-    extra = work.epilogue_flops if is_float else max(0, work.epilogue_flops - result)
+    extra = work.epilogue_flops if is_float else max(0, work.epilogue_flops - 2 * result)
     return Cost(extra * kernels.operation_cycles(parameters, is_float), 0, 0, "epilogue")
 
 

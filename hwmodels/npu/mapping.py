@@ -94,7 +94,7 @@ def _product_pipeline(
     loads += _whole_loads(op, start=2)
     elements = math.ceil(tiling.output_elements)
     epilogue = work.epilogue_flops / tiles
-    operations = elements + max(0.0, epilogue - elements)  # the first operation an element is the output stage's own
+    operations = elements + max(0.0, epilogue - 2 * elements)  # scaling clamps the result on both sides anyway
     scale = tiling.product.bits // 8
     macs = work.macs / tiles
     beside = sum(operand.bytes for operand in work.reads[2:]) / tiles

@@ -82,6 +82,9 @@ class Dram(Parameters):
 
     bandwidth: float = Field(default=3.75e9, gt=0, description="bytes a second")
     latency: float = Field(default=500e-9, ge=0, description="seconds from request to data")
+    burst: int = Field(
+        default=64, ge=1, le=1024, description="bytes of the shortest access: a shorter run costs as much"
+    )
     capacity: int = Field(default=1 << 30, ge=1, description="bytes")
 
 
@@ -109,9 +112,10 @@ class Vector(Parameters):
 
 
 class Control(Parameters):
-    """What each command costs beside its data."""
+    """What each command, and each tile of it, costs beside its data."""
 
     command_cycles: int = Field(default=0, ge=0, description="cycles to decode and start one command")
+    tile_cycles: int = Field(default=0, ge=0, description="cycles in which the array changes from one tile to the next")
 
 
 class Host(Parameters):

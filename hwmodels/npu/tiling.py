@@ -146,6 +146,7 @@ class _Plan:
         weights = _weights(parameters, product, operands, tiles, self.over_channels)
         self._place(working_bytes(parameters), operands, inputs, weights)
         self.array_cycles = product.groups * group_cycles(parameters.array, product, tiles)
+        self.array_cycles = self.array_cycles + self.count * parameters.control.tile_cycles
         fetched_inputs, fetched_weights = fetched_elements(parameters.array, product, tiles, elements)
         fetched = fetched_inputs * operands.input_bytes + fetched_weights * operands.weight_bytes
         self.read_bytes = product.groups * fetched
@@ -227,17 +228,23 @@ class _Plan:
 
 
 def _inputs(parameters: NpuParameters, product: Product, operands: Operands, tiles: Tiles) -> tuple[_Side, Float64]:
-    """The input side, halo included, and the elements of a tile's inputs. A position of a convolution whose channels
-    are shorter than a beat of the memory takes a whole beat."""
-    beat = parameters.sram.beat if product.kernel > 1 else 0
+    """The input side, halo included, and the elements of a tile's inputs as the on-chip memory counts them.
+
+    The array reads an image position by position: where the channels of one are shorter than a beat (a picture's
+    three), each position takes a whole beat on chip, and a whole burst from DRAM.
+    """
+    depth = product.channels if product.depthwise else product.depth
+    short = product.kernel > 1 and depth * operands.input_bytes < parameters.sram.beat
     height = (tiles.height - 1) * product.stride_height + product.kernel_height
     width = (tiles.width - 1) * product.stride_width + product.kernel_width
-    depth = tiles.channels if product.depthwise else np.full_like(tiles.channels, product.depth)
-    size = height * width * np.maximum(depth * operands.input_bytes, beat)
-    all_depth = product.channels if product.depthwise else product.depth
+    tile_depth = tiles.channels if product.depthwise else np.full_like(tiles.channels, depth)
+    run = np.full_like(tile_depth, parameters.sram.beat) if short else tile_depth * operands.input_bytes
+    burst = np.full_like(tile_depth, parameters.dram.burst) if short else run
     positions = product.height * product.stride_height * product.width * product.stride_width
-    whole = positions * max(all_depth * operands.input_bytes, beat)
-    return _Side(size, size, whole, operands.inputs_resident), height * width * depth
+    whole = positions * (parameters.dram.burst if short else depth * operands.input_bytes)
+    size = height * width * burst
+    side = _Side(height * width * run, size, whole, operands.inputs_resident)
+    return side, height * width * run / operands.input_bytes
 
 
 def _weights(
