@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from codesign.frontend import from_proto
 from codesign.graph import Graph
 from codesign.lower import lower
 from codesign.work import Scan
-from tests.onnx_case import standard_cases
+from tests.test_ops_light import all_cases, to_array
 
 
 @pytest.fixture(autouse=True)
@@ -99,16 +101,25 @@ def test_loop_costs_in_the_type_of_the_deployment():
     assert 3 * 3 * 2 in [operand.bytes for operand in work.reads]
 
 
-@pytest.mark.parametrize("name", ["test_scan9_sum", "test_scan9_multi_state", "test_scan9_scalar"])
-def test_scan_agrees_with_the_standard(name):
-    case = standard_cases()[name]
+LINEAR_ATTENTION = [case.name for case in all_cases() if re.fullmatch("test_linear_attention_.*_expanded", case.name)]
+
+
+@pytest.mark.parametrize(
+    "name", ["test_if", "test_scan9_sum", "test_scan9_multi_state", "test_scan9_scalar", *LINEAR_ATTENTION]
+)
+def test_graph_with_bodies_agrees_with_the_standard(name):
+    case = next(case for case in all_cases() if case.name == name)
     graph = from_proto(case.model)
-    assert [op.kind for op in graph.ops] == ["Scan"]
+    assert len([op for op in graph.ops if op.bodies]) == 1
     inputs, expected = case.data_sets[0]
     names = [info.name for info in case.model.graph.input]
-    found = execute(graph, dict(zip(names, map(np.asarray, inputs), strict=True)))
+    found = execute(graph, dict(zip(names, map(to_array, inputs), strict=True)))
     for info, wanted in zip(case.model.graph.output, expected, strict=True):
-        np.testing.assert_allclose(found[info.name], np.asarray(wanted), rtol=case.rtol, atol=case.atol)
+        np.testing.assert_allclose(found[info.name], to_array(wanted), rtol=case.rtol, atol=case.atol)
+
+
+def test_standard_has_linear_attention_as_a_scan():
+    assert len(LINEAR_ATTENTION) >= 10
 
 
 def test_scan_walks_any_axis_in_either_direction():

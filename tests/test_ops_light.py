@@ -80,16 +80,21 @@ def owned_kinds() -> set[str]:
 
 
 @cache
-def cases() -> dict[str, Any]:
+def all_cases() -> tuple[Any, ...]:
+    """The standard's cases of any number of nodes: functions come written out as well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from onnx.backend.test.case.node import collect_testcases
 
-        found = collect_testcases(None)
+        return tuple(collect_testcases(None))
+
+
+@cache
+def cases() -> dict[str, Any]:
     owned, known_kinds = owned_kinds(), {kind for domain, kind in operators() if not domain} - {"If", "Loop", "Scan"}
     return {
         case.name: case
-        for case in found
+        for case in all_cases()
         if owned & {node.op_type for node in case.model.graph.node}
         and {node.op_type for node in case.model.graph.node} <= known_kinds
         and all(node.domain in ("", "ai.onnx") for node in case.model.graph.node)
