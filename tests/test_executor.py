@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import special
 
 from codesign.errors import BadModel, BadParameter
 from codesign.executor import Executor, execute, random_inputs
@@ -118,6 +120,40 @@ def test_epilogue_follows_the_operation_and_leaves_its_operands_alone(arrays, se
     rectified = np.maximum(arrays["x"] @ arrays["w"], 0)
     np.testing.assert_allclose(result, rectified + (rectified if second == "@" else vector), rtol=1e-6)
     np.testing.assert_array_equal(vector, np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "formula"),
+    [
+        ("Relu", {}, lambda x: np.maximum(x, 0)),
+        ("Sigmoid", {}, special.expit),
+        ("Gelu", {}, lambda x: x * special.ndtr(x)),
+        ("Gelu", {"approximate": "tanh"}, lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3)))),
+        ("Swish", {}, lambda x: x * special.expit(x)),
+        ("Swish", {"alpha": 1.5}, lambda x: x * special.expit(1.5 * x)),
+        ("HardSwish", {}, lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    ],
+)
+@pytest.mark.parametrize("view", [False, True])
+def test_activations_in_an_epilogue(kind, attributes, formula, view):
+    x = np.linspace(-8, 8, 60, dtype=np.float32).reshape(3, 20)
+    follower = Op("follower", kind, ("@",), ("y",), attributes)
+    first = Op("view", "Identity", ("x",), ("y",)) if view else Op("sum", "Add", ("x", "zero"), ("y",))
+    op = replace(first, epilogue=(follower,))
+    zero = np.zeros(20, np.float32)
+    graph = build([op], ["x"], ["y"], {} if view else {"zero": zero}, x=(3, 20), y=(3, 20), zero=(20,))
+    before = x.copy()
+    np.testing.assert_allclose(execute(graph, {"x": x})["y"], formula(x.astype(np.float64)), atol=2e-6)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_clip_in_an_epilogue_takes_limits_from_weights():
+    x = np.linspace(-8, 8, 21, dtype=np.float32)
+    limits = {"low": np.float32(-1), "high": np.float32(6)}
+    op = Op("sum", "Add", ("x", "x"), ("y",), epilogue=(Op("clip", "Clip", ("@", "low", "high"), ("y",)),))
+    arrays = {name: np.asarray(value) for name, value in limits.items()}
+    graph = build([op], ["x"], ["y"], arrays, x=(21,), y=(21,), low=(), high=())
+    np.testing.assert_array_equal(execute(graph, {"x": x})["y"], np.clip(2 * x, -1, 6))
 
 
 def test_an_output_that_is_a_weight_or_an_input_is_the_callers_own():

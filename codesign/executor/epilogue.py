@@ -8,45 +8,84 @@ from typing import Any
 import numpy as np
 
 from codesign.graph import Op
+from codesign.ops.arguments import optional, text
 from codesign.ops.base import Array, find
 
 
 def follow(
     followers: Sequence[Op], value: Array, inputs: Sequence[Array | None], read: Callable[[str], Array]
 ) -> Array:
-    """`value` after all `followers`. `inputs` are those of the operation before, which a view may still show."""
-    own = all(array is None or not np.may_share_memory(array, value) for array in inputs) and value.flags.writeable
+    """`value` after all `followers`. `inputs` are those of the operation before, of which `value` may be a view."""
+    own = value.flags.writeable and all(array is None or not np.may_share_memory(array, value) for array in inputs)
     for follower in followers:
         operands = [value if name == "@" else read(name) if name else None for name in follower.inputs]
-        formula = _IN_PLACE.get(follower.kind) if own and not follower.domain else None
-        if formula is None or not _same_type(value, operands):
+        in_place = _IN_PLACE.get(follower.kind) if own and not follower.domain else None
+        if in_place is None or not in_place(follower, value, operands):
             value = find(follower).compute(follower, operands)[0]
-            own = False
-        else:
-            formula(value, *(operand for operand in operands if operand is not value))
+            own = own and not any(operand is value for operand in operands)
     return value
 
 
-def _same_type(value: Array, operands: Sequence[Array | None]) -> bool:
-    """True when a binary operation with these operands can be written into `value`."""
-    return len(operands) <= 2 and all(
-        operand is not None
-        and operand.dtype == value.dtype
-        and np.broadcast_shapes(operand.shape, value.shape) == value.shape
+def _fits(value: Array, operands: Sequence[Array | None]) -> bool:
+    """True when a result of all `operands` has the shape and the type of `value`."""
+    return all(
+        operand is None
+        or (operand.dtype == value.dtype and np.broadcast_shapes(operand.shape, value.shape) == value.shape)
         for operand in operands
     )
 
 
-def _relu(value: Array) -> None:
-    np.maximum(value, 0, out=value)
+def _binary(function: Callable[..., Any]) -> Callable[[Op, Array, Sequence[Array | None]], bool]:
+    def in_place(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
+        if not _fits(value, operands) or len(operands) != 2:
+            return False
+        function(*operands, out=value)
+        return True
+
+    return in_place
 
 
-def _add(value: Array, *other: Array) -> None:
-    np.add(value, other[0] if other else value, out=value)
+def _activation(name: str) -> Callable[[Op, Array, Sequence[Array | None]], bool]:
+    def in_place(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
+        if value.dtype != np.float32 or not value.flags.c_contiguous or len(operands) != 1:
+            return False
+        from codesign.executor.kernels.activations import activation
+
+        activation(name, value, value)
+        return True
+
+    return in_place
 
 
-def _multiply(value: Array, *other: Array) -> None:
-    np.multiply(value, other[0] if other else value, out=value)
+def _relu(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
+    np.maximum(value, value.dtype.type(0), out=value)
+    return True
 
 
-_IN_PLACE: dict[str, Callable[..., Any]] = {"Relu": _relu, "Add": _add, "Mul": _multiply}
+def _clip(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
+    low, high = (optional(operands, index) for index in (1, 2))
+    if operands[0] is not value or not _fits(value, operands) or "min" in op.attributes or "max" in op.attributes:
+        return False
+    np.clip(value, low, high, out=value)
+    return True
+
+
+def _gelu(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
+    return _activation("gelu_tanh" if text(op, "approximate", "none") == "tanh" else "gelu")(op, value, operands)
+
+
+def _swish(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
+    return op.attributes.get("alpha", 1.0) == 1.0 and _activation("swish")(op, value, operands)
+
+
+_IN_PLACE: dict[str, Callable[[Op, Array, Sequence[Array | None]], bool]] = {
+    "Add": _binary(np.add),
+    "Sub": _binary(np.subtract),
+    "Mul": _binary(np.multiply),
+    "Relu": _relu,
+    "Clip": _clip,
+    "Gelu": _gelu,
+    "Swish": _swish,
+    "Sigmoid": _activation("sigmoid"),
+}
+"""Each writes its result into the value it follows and says so, or does nothing and says that."""

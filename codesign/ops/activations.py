@@ -20,8 +20,19 @@ GELU_TANH = 4 + TANH + 4  # x (1 + 0.044715 x^2) scaled: square, multiply, add, 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
 
+def _in_vectors(name: str, values: Array) -> Array | None:
+    """The activation in vector instructions, or None for an element type that has no such kernel."""
+    if values.dtype != np.float32:
+        return None
+    from codesign.executor.kernels.activations import activation
+
+    return activation(name, values)
+
+
 def erf(values: Array) -> Array:
     """The error function, in the precision of its argument."""
+    if (found := _in_vectors("erf", values)) is not None:
+        return found
     from scipy import special
 
     return np.asarray(special.erf(values))
@@ -29,6 +40,8 @@ def erf(values: Array) -> Array:
 
 def sigmoid(values: Array) -> Array:
     """1 / (1 + exp(-x)); where the exponential overflows to infinity the result is the zero that it should be."""
+    if (found := _in_vectors("sigmoid", values)) is not None:
+        return found
     with np.errstate(over="ignore"):
         return np.asarray(1 / (1 + np.exp(-values)))
 
@@ -40,12 +53,16 @@ def softplus(values: Array) -> Array:
 
 def gelu(values: Array) -> Array:
     """x times the normal distribution function of x (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    if (found := _in_vectors("gelu", values)) is not None:
+        return found
     half = values.dtype.type(0.5)
     return half * values * (1 + erf(values * values.dtype.type(math.sqrt(0.5))))
 
 
 def gelu_tanh(values: Array) -> Array:
     """The tanh approximation of gelu (arXiv:1606.08415, section 2)."""
+    if (found := _in_vectors("gelu_tanh", values)) is not None:
+        return found
     number = values.dtype.type
     inner = number(_SQRT_2_OVER_PI) * values * (1 + number(0.044715) * values * values)
     return number(0.5) * values * (1 + np.tanh(inner))
