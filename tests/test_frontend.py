@@ -128,3 +128,26 @@ def test_tied_embeddings_count_once_and_their_transpose_is_no_operation() -> Non
     derived = graph.weights["t"].array()
     assert derived is not None
     np.testing.assert_array_equal(derived, table.T)
+
+
+def test_small_graphs_of_classical_learners_load() -> None:
+    nodes = [
+        helper.make_node(
+            "LinearClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", coefficients=[0.5] * 12,
+            intercepts=[0.0] * 3, classlabels_ints=[0, 1, 2],
+        ),
+        helper.make_node("ZipMap", ["p"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]),
+    ]  # fmt: skip
+    graph = from_proto(model_of(nodes, {"x": ["n", 4]}, ["label", "y"], domains=["ai.onnx.ml"]), batch=5)
+    assert shapes(graph) == [(5,), (5, 3)]
+    assert graph.outputs == ("label", "y")
+    assert any("ZipMap" in warning for warning in graph.warnings)
+
+
+def test_operators_known_to_nobody_keep_the_shape_that_the_model_states() -> None:
+    model = model_of([helper.make_node("Magic", ["x"], ["y"], domain="acme")], {"x": ["n", 4]}, ["y"])
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n", 8]))
+    graph = from_proto(model, bind={"n": 3})
+    assert shapes(graph) == [(3, 8)]
+    assert graph.tensors["y"].dtype == "float16"
+    assert graph.ops[0].domain == "acme"

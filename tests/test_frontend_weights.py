@@ -142,11 +142,17 @@ def test_statistics_settings_masks_and_numbers_are_no_parameters() -> None:
 
 def test_a_mask_on_scores_is_no_parameter_and_a_bias_of_each_head_is() -> None:
     nodes = [
-        helper.make_node("Add", ["x", "causal"], ["a"]),
+        helper.make_node("Where", ["shown", "x", "hidden"], ["s"]),
+        helper.make_node("Add", ["s", "causal"], ["a"]),
         helper.make_node("Add", ["a", "position"], ["b"]),
         helper.make_node("Softmax", ["b"], ["y"]),
     ]
-    weights = {"causal": floats(1, 1, 4, 4), "position": floats(1, 2, 4, 4)}
+    weights = {
+        "shown": np.eye(4, dtype=bool),
+        "hidden": floats(4, 4),
+        "causal": floats(1, 1, 4, 4),
+        "position": floats(1, 2, 4, 4),
+    }
     graph = from_proto(model_of(nodes, {"x": [1, 2, 4, 4]}, ["y"], weights))
     assert graph.parameters == 32
 

@@ -86,7 +86,7 @@ def walked(
 ) -> tuple[Walk, Scope]:
     """One pass over the model with inputs of the `shapes` given. Raises BadModel naming the node at fault."""
     graph = model.graph
-    functions = {(item.domain, item.name): item for item in model.functions}
+    functions = {(item.domain, item.name, item.overload): item for item in model.functions}
     walk = Walk(reader, HANDLERS, functions, declared, adjust)
     scope = Scope({}, check.opset_imports(model.opset_import))
     for item in graph.input:

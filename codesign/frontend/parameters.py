@@ -15,7 +15,7 @@ NEVER: dict[str, tuple[int, ...] | None] = {
     "OneHot": None, "Dropout": (1, 2), "RoiAlign": None, "NonMaxSuppression": None, "QuantizeLinear": (1, 2),
     "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "QLinearMatMul": (1, 2, 4, 5, 6, 7),
     "ConvInteger": (2, 3), "MatMulInteger": (2, 3), "STFT": None, "Expand": (1,), "Tile": (1,), "Trilu": (1,),
-    "If": None, "Loop": None, "Scan": None,
+    "RotaryEmbedding": None, "If": None, "Loop": None, "Scan": None,
 }  # fmt: skip
 """Input positions of an operator that hold settings or statistics (all when None): torch counts running mean and
 variance, scales and zero points as buffers, not parameters."""
@@ -33,7 +33,18 @@ ELEMENTWISE = frozenset(
      "LessOrEqual", "And", "Or", "Sum", "Mean", "Attention", "MultiHeadAttention")
 )  # fmt: skip
 """Operators that also take masks and plain numbers."""
-BUFFER_NAMES = ("mask", "inv_freq", "cos_cached", "sin_cached", "freqs_cis", "cos_cache", "sin_cache", "position_ids")
+BUFFER_NAMES = (
+    "mask",
+    "inv_freq",
+    "cos",
+    "sin",
+    "cos_cached",
+    "sin_cached",
+    "cos_cache",
+    "sin_cache",
+    "freqs_cis",
+    "position_ids",
+)
 """Endings of the names that exporters give to buffers: constants that are computed, not learned."""
 
 
@@ -97,7 +108,7 @@ def _score_masks(graph: Graph) -> set[str]:
             weight = graph.weights.get(name)
             if weight is None:
                 waiting.append(name)
-            elif len(weight.tensor.shape) > 2 and weight.tensor.shape[-3] == 1:
+            elif len(graph.tensors[op.outputs[0]].shape) > 2 and (1, 1, 1, *weight.tensor.shape)[-3] == 1:
                 masks.add(name)
     return masks
 

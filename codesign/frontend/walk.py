@@ -30,12 +30,12 @@ MOST_OPERATIONS = 200_000
 
 @dataclass
 class Walk:
-    """What is known so far. `declared` holds shapes the model states, `functions` its own operators by (domain, name),
+    """What is known so far. `declared` holds shapes the model states, `functions` its own operators,
     `adjust` serves re-batching."""
 
     reader: WeightReader
     handlers: Mapping[tuple[str, str], Handler]
-    functions: Mapping[tuple[str, str], onnx.FunctionProto] = field(default_factory=dict)
+    functions: Mapping[tuple[str, str, str], onnx.FunctionProto] = field(default_factory=dict)
     declared: Mapping[str, ShapeAndType] = field(default_factory=dict)
     adjust: Adjust | None = None
     ops: list[Op] = field(default_factory=list)
@@ -115,8 +115,9 @@ class Walk:
         handler = self.handlers.get((domain, node.op_type))
         if handler is not None and handler(self, node, name, scope):
             return
-        if (domain, node.op_type) in self.functions:
-            self.expand(self.functions[domain, node.op_type], node, name, scope)
+        function = self.functions.get((node.domain, node.op_type, node.overload))
+        if function is not None:
+            self.expand(function, node, name, scope)
             return
         op = self.operation(node, name, domain, scope)
         body = None if implemented(domain, node.op_type) else standard_function(op, node, self.values)
