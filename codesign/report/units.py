@@ -72,6 +72,8 @@ def count(value: float, unit: str = "") -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as `42%`, with a decimal below ten."""
+    """A fraction as `42%`, with a decimal below ten, and `<0.1%` for what would round to nothing."""
     value = 100 * fraction
+    if 0 < value < 0.05:
+        return "<0.1%"
     return f"{value:.0f}%" if abs(value) >= 9.95 or value == 0 else f"{value:.1f}%"

@@ -51,7 +51,7 @@ def key_figures(document: ReportDocument) -> list[tuple[str, str]]:
     achieved = 2 * document.macs / document.latency_s if document.latency_s else 0.0
     return [
         ("Latency", units.seconds(document.latency_s) + (f" ± {units.percent(band)}" if band is not None else "")),
-        ("Throughput", units.rate(document.batch / document.latency_s, "inf") if document.latency_s else "-"),
+        ("Inferences/s", units.count(document.batch / document.latency_s) if document.latency_s else "-"),
         ("Energy", units.joules(document.energy_J)),
         ("Power", units.watts(document.power_W)),
         ("Compute busy", units.percent(document.utilisation)),
