@@ -21,14 +21,14 @@ FUSED = {
     "bert_2_layers__legacy": {"Attention": 2, "LayerNormalization": 5, "MatMul": 12},
     "convolutions__legacy": {"Conv": 3, "ConvTranspose": 1, "GroupNormalization": 1, "LayerNormalization": 1},
     "gpt2_2_layers__dynamo": {"Attention": 2, "LayerNormalization": 5, "MatMul": 9},
-    "llama_2_layers__dynamo": {"Attention": 2, "RMSNormalization": 5, "MatMul": 15},
+    "llama_2_layers__dynamo": {"Attention": 2, "RMSNormalization": 5, "MatMul": 15, "RotaryEmbedding": 4},
     "swin_2_blocks__legacy": {"Attention": 2, "LayerNormalization": 6, "Conv": 1},
     "vit_2_layers__dynamo": {"Attention": 2, "LayerNormalization": 5, "Conv": 1},
 }
 """Operations of each kind that the layers of the models have by their definition."""
 PIECES = {
     "BatchNormalization", "InstanceNormalization", "Erf", "Tanh", "Sigmoid", "Softmax", "IsNaN", "Sqrt", "Pow", "Div",
-    "Reciprocal", "Expand", "Gelu", "Swish", "Sub",
+    "Reciprocal", "Expand", "Gelu", "Swish", "Sub", "Neg",
 }  # fmt: skip
 """What must not be left by itself: pieces of formulas, and activations that follow a product."""
 

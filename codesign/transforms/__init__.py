@@ -33,6 +33,7 @@ PIPELINE = (
     Pass("fuse_normalisations", "normalisations"),
     Pass("fuse_group_normalisations", "group_normalisation"),
     Pass("fuse_activations", "activations"),
+    Pass("fuse_rotary_embedding", "rotary"),
     Pass("fuse_attention", "attention"),
     Pass("fold_views", "views"),
     Pass("share_key_value_heads", "grouped_query"),
