@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escape_html
 from typing import Any
 
@@ -86,10 +86,23 @@ def without_title(figure: go.Figure) -> go.Figure:
     return go.Figure(figure).update_layout(title=None, margin={"t": top}, height=height)
 
 
-def si_axis(title: str, unit: str, logarithmic: bool = False) -> dict[str, Any]:
-    """An axis whose ticks read like `20µs`; on a logarithmic one, a tick a decade."""
-    axis: dict[str, Any] = {"title": {"text": f"{title} ({unit})"}, "tickformat": "~s", "ticksuffix": unit}
-    return axis | ({"type": "log", "dtick": 1} if logarithmic else {})
+def si_axis(title: str, unit: str) -> dict[str, Any]:
+    """An axis whose ticks read like `20µs`."""
+    return {"title": {"text": f"{title} ({unit})"}, "tickformat": "~s", "ticksuffix": unit}
+
+
+def log_axis(title: str, values: Sequence[float], tickformat: str) -> dict[str, Any]:
+    """A logarithmic axis that holds the positive `values` with room: a tick a decade, more where decades are few."""
+    if not values:
+        return {"title": {"text": title}, "type": "log", "tickformat": tickformat}
+    low, high = math.log10(min(values)) - 0.35, math.log10(max(values)) + 0.35
+    step = 1 if high - low > 2 else "D2"  # plotly's word for 1, 2 and 5 of each decade
+    return {"title": {"text": title}, "type": "log", "range": [low, high], "dtick": step, "tickformat": tickformat}
+
+
+def rows_height(rows: int) -> int:
+    """Pixels for horizontal bars: thick while they are few, and never too thin for their names."""
+    return rows * max(26, min(52, 310 // max(rows, 1)))
 
 
 def bytes_axis(title: str, largest: float) -> dict[str, Any]:

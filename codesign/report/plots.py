@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 
@@ -11,6 +12,7 @@ from codesign.report import units
 from codesign.report.figure import (
     ALARM,
     BOUND_COLOURS,
+    GRID,
     INK,
     OTHERS,
     OTHERS_COLOUR,
@@ -20,7 +22,9 @@ from codesign.report.figure import (
     colours,
     escape,
     fit_margins,
+    log_axis,
     new_figure,
+    rows_height,
     short,
     si_axis,
 )
@@ -41,74 +45,74 @@ def roofline(report: Report) -> go.Figure:
     A multiply-accumulate is two operations. The area of a marker is the operation's share of the time.
     """
     document = report.document
-    shares = time_shares(document)
     points = [
-        (op, share, 2 * op.macs / op.bytes)
-        for op, share in zip(document.ops, shares, strict=True)
+        _Point(op, share, 2 * op.macs / op.bytes, 2 * op.macs / op.latency_s)
+        for op, share in zip(document.ops, time_shares(document), strict=True)
         if op.macs and op.bytes and op.latency_s
     ]
-    figure = new_figure("How far is each operation from the device's limits?", _roofline_answer(report), 480)
-    figure.update_xaxes(si_axis("arithmetic intensity", "OP/B", logarithmic=True) | {"ticksuffix": ""})
-    figure.update_yaxes(si_axis("achieved rate", "OP/s", logarithmic=True) | {"ticksuffix": ""})
+    figure = new_figure("How far is each operation from the device's limits?", _roofline_answer(points, report), 480)
+    intensities, rates = [point.intensity for point in points], [point.rate for point in points]
     if report.roof:
-        _add_roofs(figure, report.roof, [intensity for _, _, intensity in points])
-    largest = max((share for _, share, _ in points), default=1.0)
-    by_bound = colours((op.bound for op, _, _ in points), BOUND_COLOURS)
-    for bound in dict.fromkeys(op.bound for op, _, _ in points):
-        mine = [point for point in points if point[0].bound == bound]
+        ridge = report.roof.peak_flops / report.roof.dram_bandwidth
+        intensities += [ridge / 10, ridge * 10]
+        rates += [report.roof.peak_flops / 10, report.roof.peak_flops]
+        _add_roofs(figure, report.roof, min(intensities) / 2, max(intensities) * 2)
+    figure.update_xaxes(log_axis("arithmetic intensity (OP/B)", intensities, "~g"))
+    figure.update_yaxes(log_axis("achieved rate (OP/s)", rates, "~s"))
+    largest = max((point.share for point in points), default=1.0)
+    by_bound = colours((point.op.bound for point in points), BOUND_COLOURS)
+    for bound in dict.fromkeys(point.op.bound for point in points):
+        mine = [point for point in points if point.op.bound == bound]
         figure.add_scatter(
-            x=[intensity for _, _, intensity in mine],
-            y=[2 * op.macs / op.latency_s for op, _, _ in mine],
+            x=[point.intensity for point in mine],
+            y=[point.rate for point in mine],
             mode="markers",
             name=escape(f"{bound}-bound"),
             showlegend=True,
             marker={
                 "color": by_bound[bound],
-                "size": [6 + 20 * (share / largest) ** 0.5 for _, share, _ in mine],
+                "size": [6 + 20 * (point.share / largest) ** 0.5 for point in mine],
                 "sizemode": "diameter",
                 "opacity": 0.6,
                 "line": {"width": 1, "color": "white"},
             },
-            hovertext=[_op_hover(op, share) for op, share, _ in mine],
+            hovertext=[_op_hover(point.op, point.share) for point in mine],
             hoverinfo="text",
         )
     return fit_margins(figure)
 
 
-def _roofline_answer(report: Report) -> str:
-    ops = [op for op in report.document.ops if op.macs and op.latency_s]
-    if not ops:
+class _Point(NamedTuple):
+    """An operation in the roofline: its share of the time, operations a byte, operations a second."""
+
+    op: OpRecord
+    share: float
+    intensity: float
+    rate: float
+
+
+def _roofline_answer(points: Sequence[_Point], report: Report) -> str:
+    if not points:
         return "No operation multiplies and accumulates."
-    rate = 2 * sum(op.macs for op in ops) / sum(op.latency_s for op in ops)
+    rate = 2 * sum(point.op.macs for point in points) / sum(point.op.latency_s for point in points)
+    together = f"{len(points)} operations with MACs run at {units.rate(rate, 'OP')} together"
     if not report.roof:
-        return f"{len(ops)} operations with MACs run at {units.rate(rate, 'OP')}; the device states no roofs."
-    share = units.percent(rate / report.roof.peak_flops)
-    return (
-        f"{len(ops)} operations with MACs run at {units.rate(rate, 'OP')} together, {share} of the peak. "
-        "Above the slope: operands on chip."
-    )
+        return f"{together}; the device states no roofs."
+    slope = report.roof.dram_bandwidth
+    above = sum(point.rate > 1.01 * point.intensity * slope for point in points)
+    on_chip = f" {above} lie above the slope: their operands are on chip." if above else ""
+    return f"{together}, {units.percent(rate / report.roof.peak_flops)} of the peak.{on_chip}"
 
 
-def _add_roofs(figure: go.Figure, roof: Roof, intensities: Sequence[float]) -> None:
+def _add_roofs(figure: go.Figure, roof: Roof, low: float, high: float) -> None:
     ridge = roof.peak_flops / roof.dram_bandwidth
-    low, high = min([*intensities, ridge / 10]) / 2, max([*intensities, ridge * 10]) * 2
     figure.add_scatter(
         x=[low, ridge, high],
         y=[low * roof.dram_bandwidth, roof.peak_flops, roof.peak_flops],
         mode="lines",
         line={"color": INK, "width": 2},
-        name=f"roofs: {units.bandwidth(roof.dram_bandwidth)}, {units.rate(roof.peak_flops, 'OP')}",
+        name=f"{units.bandwidth(roof.dram_bandwidth)}, {units.rate(roof.peak_flops, 'OP')}, ridge at {ridge:.3g} OP/B",
         showlegend=True,
-        hoverinfo="skip",
-    )
-    figure.add_scatter(
-        x=[ridge],
-        y=[roof.peak_flops],
-        mode="markers+text",
-        marker={"color": INK, "size": 7},
-        text=[f"ridge {ridge:.3g} OP/B"],
-        textposition="bottom right",
-        showlegend=False,
         hoverinfo="skip",
     )
 
@@ -121,7 +125,9 @@ def time_by_kind(report: Report, top: int = 12) -> go.Figure:
     bounds = {bound: time for bound, time in time_by(document, lambda op: op.bound).items() if time > 0}
     by_bound = colours(bounds, BOUND_COLOURS)
     total = sum(by_kind.values()) or 1.0
-    figure = new_figure("Which operators take the time?", _leading(by_kind), 150 + 26 * len(rows), barmode="stack")
+    figure = new_figure(
+        "Which operators take the time?", _leading(by_kind), 150 + rows_height(len(rows)), barmode="stack"
+    )
     for bound in bounds:
         sums = dict.fromkeys(rows, 0.0)
         for op in document.ops:
@@ -142,12 +148,13 @@ def time_by_kind(report: Report, top: int = 12) -> go.Figure:
 def time_by_layer(report: Report) -> go.Figure:
     """Seconds by part of the network, in order of execution, split by operator kind."""
     document = report.document
-    of_op = layers([op.name for op in document.ops])
+    timed = [op for op in document.ops if op.latency_s]
+    of_op = layers([op.name for op in timed])
     parts = list(dict.fromkeys(of_op))
     place = {part: position for position, part in enumerate(parts)}
     totals = dict.fromkeys(parts, 0.0)
     by_kind: dict[str, list[float]] = {kind: [0.0] * len(parts) for kind in _kind_colours(document)}
-    for op, part in zip(document.ops, of_op, strict=True):
+    for op, part in zip(timed, of_op, strict=True):
         totals[part] += op.latency_s
         by_kind[op.op if op.op in by_kind else OTHERS][place[part]] += op.latency_s
     ranked = dict(sorted(totals.items(), key=lambda item: -item[1]))
@@ -175,7 +182,7 @@ def energy_by_component(report: Report) -> go.Figure:
     rows = {name: joules for name, joules in sorted(document.energy.items(), key=lambda item: -item[1]) if joules > 0}
     shares = [units.percent(joules / document.energy_J) for joules in rows.values()]
     answer = _leading(rows, f"of {units.joules(document.energy_J)}")
-    figure = new_figure("Where does the energy go?", answer, 120 + 26 * len(rows))
+    figure = new_figure("Where does the energy go?", answer, 120 + rows_height(len(rows)))
     hover = [escape(f"{name}: {units.joules(joules)}") for name, joules in rows.items()]
     add_bars(figure, rows, hover, shares, PALETTE[2])
     figure.update_xaxes(si_axis("energy", "J"))
@@ -188,7 +195,7 @@ def utilisation(report: Report) -> go.Figure:
     rows = {name: record.utilisation for name, record in records.items()}
     busiest = max(rows, key=lambda name: rows[name], default="")
     answer = f"{busiest} is, at {units.percent(rows[busiest])} of the run." if busiest else "There is none."
-    figure = new_figure("Which resource is the busiest?", answer, 120 + 26 * len(rows))
+    figure = new_figure("Which resource is the busiest?", answer, 120 + rows_height(len(rows)))
     hover = [
         escape(f"{name}: busy {units.seconds(record.busy_s)}, {units.joules(record.energy_J)}")
         for name, record in records.items()
@@ -219,7 +226,7 @@ def memory(report: Report) -> go.Figure:
             x=[0.0, report.latency_s], y=[capacity, capacity], mode="lines", hoverinfo="skip", showlegend=True,
             name=f"capacity: {units.bytes_(capacity)}", line={"color": ALARM, "dash": "dash", "width": 2},
         )  # fmt: skip
-    figure.update_xaxes(si_axis("time", "s"))
+    figure.update_xaxes(si_axis("time", "s"), range=[0, report.latency_s])
     figure.update_yaxes(bytes_axis("memory", max(peak, capacity or 0) if drawn else peak))
     return fit_margins(figure)
 
@@ -232,7 +239,7 @@ def _memory_answer(report: Report, peak: int, capacity: int | None) -> str:
     return f"At most {units.bytes_(peak)}{of}, first while {short(when)} runs. Weights are not counted."
 
 
-def timeline(report: Report, limit: int = 2000) -> go.Figure:
+def timeline(report: Report, limit: int = 1500) -> go.Figure:
     """Tasks on their resources over time, coloured by operator kind, at most `limit` bars (tasks merged).
 
     Drag to zoom into time and resources, double-click to see all again; the menu shows one resource alone.
@@ -268,6 +275,9 @@ def timeline(report: Report, limit: int = 2000) -> go.Figure:
     labels = [escape(short(resource, 24)) if lane == 0 else "" for _, resource, lane in lanes]
     whole = [len(lanes) - 0.5, -0.5]
     figure.update_yaxes(tickvals=list(rows.values()), ticktext=labels, range=whole, showgrid=False)
+    for row, (_, _, lane) in enumerate(lanes):
+        if lane == 0 and row:  # a line between resources
+            figure.add_hline(y=row - 0.5, line={"color": GRID, "width": 1})
     fit_margins(figure)
     _add_resource_menu(figure, list(rows), whole)
     return figure
@@ -287,8 +297,8 @@ def _add_resource_menu(figure: go.Figure, rows: Sequence[tuple[str, int]], whole
         {"label": escape(short(name, 24)), "method": "relayout", "args": [{"yaxis.range": lanes}]}
         for name, lanes in ranges.items()
     ]
-    menu = {"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 0.0, "yanchor": "top", "pad": {"t": 28}}
-    figure.update_layout(updatemenus=[menu], margin={"b": 66})
+    menu = {"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 0.0, "yanchor": "top", "pad": {"t": 46}}
+    figure.update_layout(updatemenus=[menu], margin={"b": 88})
 
 
 def _span_hover(span: Span, document: ReportDocument) -> str:
