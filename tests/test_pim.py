@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.device import Device, MappedOp
+from codesign.device import Device, MappedOp, MemoryPlan
 from codesign.engine import Timeline, run
 from codesign.engine.analytic import lower_bound_ticks
+from codesign.errors import BadParameter
+from codesign.model import load
 from codesign.program import ProgramBuilder
 from codesign.registry import device
+from codesign.simulation import prepare
 from codesign.work import (
     Attention,
     Collective,
@@ -378,3 +381,48 @@ def test_other_types_are_multiplied_on_the_asic_and_take_longer(pim: Device) -> 
     assert "mac" in energy_of(banks)
     assert "mac" not in energy_of(asic)
     assert asic.end > 4 * banks.end
+
+
+# Planning
+
+
+@pytest.fixture(scope="module")
+def decode(pim: Device) -> MemoryPlan:
+    prepared = prepare(load("zoo:gpt2_small_decode"), BF16)
+    return pim.plan(prepared.graph, prepared.works)
+
+
+def test_caches_are_appended_to_where_they_lie(decode: MemoryPlan) -> None:
+    appends = [op.work for op in decode.ops if op.work.kind == "Concat"]
+    assert len(appends) == 24
+    assert all(isinstance(work, Move) and work.free for work in appends)
+
+
+def test_activations_of_a_token_stay_in_the_memory_of_the_asic(decode: MemoryPlan) -> None:
+    assert all(op.keep_output for op in decode.ops if op.work.kind == "LayerNormalization")
+    assert all(op.resident[0] for op in decode.ops[4:] if op.work.kind == "MatMul")
+
+
+def test_a_model_larger_than_the_dram_does_not_fit_and_the_first_lever_makes_it_fit() -> None:
+    prepared = prepare(load("zoo:gpt2_small_decode"), BF16)
+    small = device("pim-gpt", **{"dram.channels": 2, "dram.channel_bytes": 2**26})
+    fit = small.plan(prepared.graph, prepared.works).fit
+    assert not fit.fits
+    assert "MiB" in fit.reason
+    channels = int(fit.levers[0].split("=")[1].split()[0])
+    enough = device("pim-gpt", **{"dram.channels": channels, "dram.channel_bytes": 2**26})
+    assert enough.plan(prepared.graph, prepared.works).fit.fits
+    assert fit.gap_bytes == pytest.approx(enough.main_memory[1] - 2**27, abs=2**26)  # type: ignore[index]
+
+
+def test_what_does_not_run_in_the_banks_is_said(pim: Device) -> None:
+    prepared = prepare(load("zoo:mobilenetv2"), BF16)
+    (warning,) = pim.plan(prepared.graph, prepared.works).warnings
+    assert "17 Conv run on the ASIC" in warning
+
+
+def test_a_refused_parameter_is_named() -> None:
+    with pytest.raises(BadParameter, match="activation_group"):
+        device("pim-gpt", **{"dram.activation_group": 5})
+    with pytest.raises(BadParameter, match="tRFC"):
+        device("pim-gpt", **{"dram.tRFC": 1.0})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import ClassVar
 
 from codesign.device import Device, MappedOp, MemoryPlan, Parameters, Tasks
@@ -53,19 +54,7 @@ class PimDevice(Device):
 
         What is not a product in the banks has no finer model and takes the event engine's time.
         """
-        from hwmodels.pim.walk import walk_ticks
-
-        whole = self._event_ticks(lambda writer: map_op(op, writer))
-        for products in bank_products(op, self.parameters):
-            whole += walk_ticks(self.parameters, products) - self._event_ticks(partial(_write_products, products))
-        return whole
-
-    def _event_ticks(self, write: Callable[[tasks.Writer], object]) -> int:
-        from codesign.engine import run
-
-        builder = ProgramBuilder(self.resources(), self.tick_s)
-        write(tasks.Writer(self.parameters, builder))
-        return run(builder.build()).end
+        return _cycle_ticks(self.parameters, replace(op, name=""))
 
     @property
     def static_power_W(self) -> float:
@@ -93,6 +82,25 @@ class PimDevice(Device):
         """Column bandwidth of all banks together, which is what products see, and the capacity."""
         dram = self.parameters.dram
         return dram.channels * dram.banks * dram.column_bytes / dram.tCCD, dram.capacity
+
+
+@lru_cache(maxsize=4096)
+def _cycle_ticks(parameters: PimParameters, op: MappedOp) -> int:
+    """Equal work is walked once: the layers of a model mostly repeat."""
+    from hwmodels.pim.walk import walk_ticks
+
+    whole = _event_ticks(parameters, lambda writer: map_op(op, writer))
+    for products in bank_products(op, parameters):
+        whole += walk_ticks(parameters, products) - _event_ticks(parameters, partial(_write_products, products))
+    return whole
+
+
+def _event_ticks(parameters: PimParameters, write: Callable[[tasks.Writer], object]) -> int:
+    from codesign.engine import run
+
+    builder = ProgramBuilder(tasks.resources(parameters), tasks.TICK_S)
+    write(tasks.Writer(parameters, builder))
+    return run(builder.build()).end
 
 
 def _write_products(products: list[Product], writer: tasks.Writer) -> None:

@@ -234,13 +234,14 @@ def value_products(work: Attention, parameters: PimParameters) -> list[Product]:
 
 
 def _new_bytes(op: MappedOp, work: Attention) -> int:
-    """Bytes of query and of the new tokens' keys and values that are not in the ASIC's memory."""
-    share = min(work.query_length, work.kv_length) / max(1, work.kv_length)
-    parts = [1.0, share, share]
+    """Bytes of query, mask, and the new tokens' keys and values that are not in the ASIC's memory. A key or value may
+    be given whole, cache included, of which only the new tokens move."""
+    new = work.batch * min(work.query_length, work.kv_length) * work.kv_heads
+    most = {1: new * work.head_dim, 2: new * work.value_dim}
     return sum(
-        round(operand.bytes * (parts[position] if position < 3 else 1.0))
+        dtype(operand.dtype).bytes_for(min(operand.elements, most.get(position, operand.elements)))
         for position, operand in enumerate(work.reads)
-        if not is_resident(op, position) and operand.role != "weight"
+        if not is_resident(op, position) and (operand.role == "activation" or position in most)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from codesign.device import Fit, MappedOp, MemoryPlan
@@ -12,7 +12,7 @@ from codesign.graph import Graph, Op
 from codesign.lower import values_of
 from codesign.memory import last_uses, live_bytes
 from codesign.ops.base import Value
-from codesign.work import Attention, Collective, Contraction, Move, Sort, Transform, Work
+from codesign.work import Attention, Collective, Contraction, Move, Operand, Sort, Transform, Work
 from hwmodels.pim.mapping import in_banks
 from hwmodels.pim.parameters import PimParameters
 
@@ -21,15 +21,15 @@ def plan(graph: Graph, works: Sequence[Work], parameters: PimParameters) -> Memo
     """Residency of each operation's operands, whether all fits the banks, and what does not run there."""
     values = values_of(graph, _float_type(works))
     live = live_bytes(graph, values)
-    kept = _kept(graph, live, parameters.asic.sram_bytes)
+    kept = _kept(graph, values, parameters.asic.sram_bytes)
     appended = _appended(graph)
     kept.update(op.outputs[0] for op in appended if all(name in kept for name in op.inputs[1:]))
     ops = tuple(
         MappedOp(
             name=op.name,
-            work=_append(work) if op in appended and isinstance(work, Move) else work,
+            work=_in_place(op, work, op in appended),
             resident=tuple(name in kept for name in op.reads()),
-            keep_output=all(name in kept for name in op.outputs if name),
+            keep_output=all(name in kept for name in op.outputs if name and name not in _caches(op)),
         )
         for op, work in zip(graph.ops, works, strict=True)
     )
@@ -45,15 +45,17 @@ def _float_type(works: Sequence[Work]) -> str | None:
     return seen.most_common(1)[0][0] if seen else None
 
 
-def _kept(graph: Graph, live: Sequence[int], sram_bytes: int) -> set[str]:
+def _kept(graph: Graph, values: Mapping[str, Value], sram_bytes: int) -> set[str]:
     """Activations that stay in the ASIC's memory: at no time of their life is more alive than it holds. Inputs and
-    outputs of the graph pass through the banks."""
+    outputs of the graph, caches among them, lie in the banks."""
+    outside = {*graph.inputs, *graph.outputs}
+    inside = {name: replace(value, shape=(0,)) if name in outside else value for name, value in values.items()}
+    live = live_bytes(graph, inside)
     last = last_uses(graph)
     crowded = [0]
     for size in live:
         crowded.append(crowded[-1] + (size > sram_bytes))
     produced = {name: index for index, op in enumerate(graph.ops) for name in op.outputs if name}
-    outside = {*graph.inputs, *graph.outputs}
     return {
         name
         for name, begin in produced.items()
@@ -79,9 +81,30 @@ def _appended(graph: Graph) -> list[Op]:
     ]
 
 
-def _append(work: Move) -> Move:
-    """Attention itself writes the new keys and values into the banks; the concatenation is left with nothing to do."""
-    return replace(work, free=True)
+def _caches(op: Op) -> tuple[str, ...]:
+    """Past keys and values that an attention takes beside the new ones, and present ones that it hands back."""
+    return (*op.inputs[4:6], *op.outputs[1:3]) if op.kind == "Attention" else ()
+
+
+def _in_place(op: Op, work: Work, appends: bool) -> Work:
+    """The work with caches left where they lie. Attention itself writes the new keys and values into the banks, so that
+    a concatenation that appends them has nothing left to do."""
+    if appends and isinstance(work, Move):
+        return replace(work, free=True)
+    caches = _caches(op)
+    if not caches:
+        return work
+    return replace(
+        work, reads=_as_state(op.reads(), work.reads, caches), writes=_as_state(op.outputs, work.writes, caches)
+    )
+
+
+def _as_state(names: Iterable[str], operands: Sequence[Operand], caches: Sequence[str]) -> tuple[Operand, ...]:
+    named = [name for name in names if name]
+    return tuple(
+        replace(operand, role="state") if name in caches else operand
+        for name, operand in zip(named, operands, strict=True)
+    )
 
 
 def fit(graph: Graph, values: Mapping[str, Value], peak: int, parameters: PimParameters) -> Fit:

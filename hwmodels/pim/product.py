@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from hwmodels.pim.parameters import PimParameters
 
-FEWEST_STEPS = 16
-"""A product of fewer rows is cut finer, so that its last results do not wait for a whole row."""
+FEWEST_STEPS = 32
+"""A product of fewer passes is cut finer: results leave the banks round by round, and only the last step's are late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,8 @@ class Product:
 
     @property
     def steps_a_pass(self) -> int:
-        """Steps in which banks, pins and ASIC overlap: rows, or when there are few, parts of rows between results."""
-        rows = -(-self.rounds * self.commands // self.commands_a_row)
-        parts = -(-FEWEST_STEPS // (self.passes * rows))
-        return rows * max(1, min(parts, self.rounds // rows))
+        """Steps in which banks, pins and ASIC overlap: whole passes when there are many, else some rounds of one."""
+        return min(self.rounds, -(-FEWEST_STEPS // self.passes))
 
     @property
     def steps(self) -> int:

@@ -5,6 +5,7 @@ Channels work alike, so `banks` and `channel_io` stand for those of the busiest 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codesign.program import ProgramBuilder, Resource
@@ -52,9 +53,22 @@ class Writer:
         self._counts: dict[int, int] = {}
         self._multiply = -1  # the task that last multiplies in the banks
 
-    def _task(self, label: str, resource: str, **details: object) -> int:
-        index = self.builder.task(label, resource, **details)  # type: ignore[arg-type]
-        self._counts[index] = int(details.get("count", 1))  # type: ignore[call-overload]
+    def _task(
+        self,
+        label: str,
+        resource: str,
+        *,
+        duration: int = 0,
+        bytes: float = 0.0,
+        count: int = 1,
+        energy_J: Mapping[str, float] | None = None,
+        after: tuple[int, ...] = (),
+    ) -> int:
+        """A task of the builder whose count is remembered for linking."""
+        index = self.builder.task(
+            label, resource, duration=duration, bytes=bytes, count=count, energy_J=energy_J, after=after
+        )
+        self._counts[index] = count
         return index
 
     def link(self, source: int, target: int) -> None:
@@ -127,7 +141,10 @@ class Writer:
             stages.append(self.product(product))
             if len(stages) > 1:
                 self.builder.barrier(before, stages[-1].first[1])
-        return Stage(sum((s.first for s in stages), ()), sum((s.last for s in stages), ()))
+        return Stage(
+            tuple(task for stage in stages for task in stage.first),
+            tuple(task for stage in stages for task in stage.last),
+        )
 
     def product(self, product: Product) -> Stage:
         """Matrix-vector products in the banks: vectors in, one firing a step, results out, partial sums added.
@@ -140,9 +157,11 @@ class Writer:
             "input vector", PINS, bytes=product.vector_bytes, count=product.passes,
             energy_J={"io": 8 * product.all_vector_bytes * energy.pin_bit},
         )  # fmt: skip
+        opens = min(product.openings, product.steps)
+        rows = product.openings / opens
         opened = self._task(
-            "open row", BANKS, duration=ticks(open_s(parameters)), count=product.openings,
-            energy_J={"dram_activate": product.all_banks * parameters.activate_J},
+            "open row", BANKS, duration=ticks(rows * open_s(parameters)), count=opens,
+            energy_J={"dram_activate": rows * product.all_banks * parameters.activate_J},
         )  # fmt: skip
         column_bits = 8 * dram.column_bytes * product.all_macs / parameters.mac.width
         multiply = self._task(
@@ -155,8 +174,8 @@ class Writer:
         self._multiply = multiply
         builder.each(vector, multiply, stride=steps)
         builder.buffer(vector, multiply, parameters.mac.buffer_slots, stride=steps)
-        builder.each(opened, multiply, stride=product.steps // product.openings)
-        builder.buffer(opened, multiply, slots=1, stride=product.steps // product.openings)
+        builder.each(opened, multiply, stride=product.steps // opens)
+        builder.buffer(opened, multiply, slots=1, stride=product.steps // opens)
         result_bits = 8 * product.all_result_bytes / steps
         result = self._task(
             "results", PINS, bytes=product.result_bytes / steps, duration=ticks(dram.tCL), count=product.steps,
