@@ -166,3 +166,43 @@ class EinsumOperator(Operator):
         largest = max(products, key=lambda product: product.macs)
         rest = 2 * (sum(product.macs for product in products) - largest.macs)
         return replace(largest, epilogue_flops=rest)
+
+
+@operator("FusedMatMul", domain="com.microsoft")
+class FusedMatMul(Operator):
+    """alpha A' B': the last two axes swapped where `transA`, `transB` say so, the batch axes and the one after them
+    rotated where `transBatchA`, `transBatchB` do."""
+
+    @staticmethod
+    def _order(op: Op, side: str, rank: int) -> tuple[int, ...]:
+        order = list(range(rank))
+        if op.attributes.get(f"transBatch{side}", 0) and rank > 2:
+            order = [*order[1:-1], order[0], order[-1]]
+        if op.attributes.get(f"trans{side}", 0) and rank > 1:
+            order[-2:] = order[:-3:-1]
+        return tuple(order)
+
+    def _values(self, op: Op, inputs: Sequence[Value | None]) -> list[Value]:
+        values = [required(op, inputs, index, side) for index, side in enumerate("AB")]
+        return [
+            replace(value, shape=tuple(value.shape[axis] for axis in self._order(op, side, len(value.shape))))
+            for value, side in zip(values, "AB", strict=True)
+        ]
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        left, right = self._values(op, inputs)
+        return [(matmul_shape(op, left.shape, right.shape), left.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        arrays = [required(op, inputs, index, side) for index, side in enumerate("AB")]
+        left, right = (
+            widened(array).transpose(self._order(op, side, array.ndim))
+            for array, side in zip(arrays, "AB", strict=True)
+        )
+        product = matmul(left, right)
+        return [narrowed(product * product.dtype.type(op.attributes.get("alpha", 1.0)), arrays[0].dtype)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        scaled = op.attributes.get("alpha", 1.0) != 1.0
+        work = matmul_work(op, self._values(op, inputs), outputs)
+        return replace(work, epilogue_flops=outputs[0].elements * scaled)
