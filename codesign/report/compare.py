@@ -41,23 +41,24 @@ def compare(reports: Iterable[Report]) -> pd.DataFrame:
 
 def comparison_table(reports: Iterable[Report]) -> Table:
     """The comparison as a table for the terminal, columns that are equal in all rows moved to the title."""
-    from rich.table import Table
     from rich.text import Text
+
+    from codesign.report.tables import add_names, add_numbers, add_words, plain_table, shrinking
 
     frame = compare(reports)
     identity = ("model", "device", "dtype", "batch")
     varying = [column for column in identity if frame[column].nunique() > 1] or ["device"]
     shared = [f"{frame[column].iloc[0]}" for column in identity if column not in varying]
-    table = Table(title=" · ".join(shared) or None, title_justify="left", box=None, header_style="bold")
+    table = plain_table()
+    table.title, table.title_justify = " · ".join(shared) or None, "left"
     for column in varying:
-        table.add_column(column, overflow="ellipsis", max_width=22)
-    for column in ("latency", "speedup", "energy", "ratio", "compute busy"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("bound", no_wrap=True)
-    table.add_column("fits", no_wrap=True)
+        add_names(table, column, 22)
+    add_numbers(table, "latency", "speedup", "energy", "ratio", "compute busy")
+    add_words(table, "bound")
+    add_words(table, "fits")
     for row in frame.to_dict("records"):
         table.add_row(
-            *(Text(str(row[column])) for column in varying),
+            *(shrinking(str(row[column])) for column in varying),
             units.seconds(row["latency_s"]), f"{row['speedup']:.2f}x",
             units.joules(row["energy_J"]), f"{row['energy_ratio']:.2f}x",
             units.percent(row["utilisation"]), Text(str(row["bound"])),

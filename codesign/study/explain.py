@@ -15,7 +15,7 @@ from codesign.registry import device, parameter_names
 from codesign.report import units
 from codesign.report.report import Report
 from codesign.report.schema import OpRecord
-from codesign.report.verdict import dominant_bound, time_shares, verdict
+from codesign.report.verdict import time_shares, verdict
 from codesign.simulation import Prepared, device_dtype, prepare, report
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STEP = 1.1
 """A parameter is raised by a tenth: enough to pass the rounding of tiles, little enough to be a slope."""
+
+_WORTH_SHOWING = 0.005  # smaller elasticities print as zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,40 +131,48 @@ def _slowest(found: Report, top: int) -> tuple[Stall, ...]:
 
 def _render(found: Explanation) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from codesign.report.tables import heading
+
     document = found.report.document
-    lines: list[RenderableType] = [
-        Text(f"{document.model} on {document.device}, {document.dtype}: {units.seconds(document.latency_s)}, "
-             f"{units.joules(document.energy_J)}", style="bold"),
-        Text(verdict(document)),
-        Text(f"The operations that take the most time together are bound by {dominant_bound(document) or 'nothing'}."),
-    ]  # fmt: skip
+    title = f"{document.model} on {document.device}, {document.dtype}"
+    totals = f"{units.seconds(document.latency_s)}, {units.joules(document.energy_J)}"
+    lines: list[RenderableType] = [heading(f"{title}: {totals}"), Text(verdict(document))]
     if not document.fits:
         lines += [Text(f"  to fit: {lever}", style="yellow") for lever in document.levers]
-    slow = Table(title="Slowest operations", title_justify="left", box=None, header_style="bold")
-    slow.add_column("operation", overflow="ellipsis", max_width=34, no_wrap=True)
-    slow.add_column("time", justify="right", no_wrap=True)
-    slow.add_column("share", justify="right", no_wrap=True)
-    slow.add_column("bound", no_wrap=True)
-    slow.add_column("waits most", overflow="ellipsis", no_wrap=True)
+    lines += [Text(""), heading("Slowest operations, and what their tasks waited for the longest"), _stalls(found)]
+    lines += [Text(""), heading("Percent change of latency and energy for each percent more of a parameter")]
+    return Group(*lines, _elasticities(found))
+
+
+def _stalls(found: Explanation) -> RenderableType:
+    from rich.text import Text
+
+    from codesign.report.tables import add_names, add_numbers, add_words, plain_table, shrinking
+
+    table = plain_table()
+    add_names(table, "operation", 44)
+    add_numbers(table, "time", "share")
+    add_words(table, "bound")
+    add_names(table, "waits")
     for stall in found.slowest:
         waits = f"{stall.task} for {stall.resource}" if stall.task else "-"
-        slow.add_row(
-            Text(stall.op.name),
-            units.seconds(stall.op.latency_s),
-            units.percent(stall.share),
-            stall.op.bound,
-            Text(waits),
-        )
-    levers = Table(
-        title="Elasticity: percent change for each percent more of a parameter", title_justify="left", box=None,
-        header_style="bold",
-    )  # fmt: skip
-    for heading in ("parameter", "value", "latency", "energy"):
-        levers.add_column(heading, justify="left" if heading == "parameter" else "right", no_wrap=True)
+        table.add_row(
+            shrinking(stall.op.name), units.seconds(stall.op.latency_s), units.percent(stall.share),
+            Text(stall.op.bound), shrinking(waits),
+        )  # fmt: skip
+    return table
+
+
+def _elasticities(found: Explanation) -> RenderableType:
+    from codesign.report.tables import add_names, add_numbers, plain_table, shrinking
+
+    table = plain_table()
+    add_names(table, "parameter", 44)
+    add_numbers(table, "value", "latency", "energy")
     for item in found.elasticities:
-        if max(abs(item.latency), abs(item.energy)) >= 0.005:
-            levers.add_row(item.parameter, f"{item.value:.4g}", f"{item.latency:+.2f}", f"{item.energy:+.2f}")
-    return Group(*lines, Text(""), slow, Text(""), levers)
+        if max(abs(item.latency), abs(item.energy)) >= _WORTH_SHOWING:
+            value = f"{item.value:,.6g}" if abs(item.value) < 1e6 else f"{item.value:.4g}"
+            table.add_row(shrinking(item.parameter), value, f"{item.latency:+.2f}", f"{item.energy:+.2f}")
+    return table
