@@ -49,9 +49,9 @@ def _activation(name: str) -> Callable[[Op, Array, Sequence[Array | None]], bool
     def in_place(op: Op, value: Array, operands: Sequence[Array | None]) -> bool:
         if value.dtype != np.float32 or not value.flags.c_contiguous or len(operands) != 1:
             return False
-        from codesign.executor.kernels.activations import activation
+        from codesign.executor.kernels.activations import activate
 
-        activation(name, value, value)
+        activate(name, value)
         return True
 
     return in_place

@@ -41,49 +41,50 @@ def _erf32(x: Any) -> Any:
 
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
-def _erf(values: Array, result: Array) -> None:
+def _erf(values: Array) -> None:
     for index in range(values.size):
-        result[index] = _erf32(values[index])
+        values[index] = _erf32(values[index])
 
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
-def _gelu(values: Array, result: Array) -> None:
+def _gelu(values: Array) -> None:
     for index in range(values.size):
         x = values[index]
-        result[index] = _HALF * x * (_ONE + _erf32(x * _SQRT_HALF))
+        values[index] = _HALF * x * (_ONE + _erf32(x * _SQRT_HALF))
 
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
-def _gelu_tanh(values: Array, result: Array) -> None:
+def _gelu_tanh(values: Array) -> None:
     for index in range(values.size):
         x = values[index]
         # (1 + tanh(u)) / 2 is the logistic function of 2 u.
         doubled = _TWO * _SQRT_2_OVER_PI * x * (_ONE + _CUBIC * x * x)
-        result[index] = x / (_ONE + exp32(-doubled))
+        values[index] = x / (_ONE + exp32(-doubled))
 
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
-def _sigmoid(values: Array, result: Array) -> None:
+def _sigmoid(values: Array) -> None:
     for index in range(values.size):
-        result[index] = _ONE / (_ONE + exp32(-values[index]))
+        values[index] = _ONE / (_ONE + exp32(-values[index]))
 
 
 @njit(cache=True, fastmath=_FAST, error_model="numpy")
-def _swish(values: Array, result: Array) -> None:
+def _swish(values: Array) -> None:
     for index in range(values.size):
         x = values[index]
-        result[index] = x / (_ONE + exp32(-x))
+        values[index] = x / (_ONE + exp32(-x))
 
 
 _LOOPS = {"erf": _erf, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "sigmoid": _sigmoid, "swish": _swish}
 
 
-def activation(name: str, values: Array, out: Array | None = None) -> Array:
-    """The activation called `name` (erf, gelu, gelu_tanh, sigmoid, swish) of float32 `values`, of any shape.
+def activation(name: str, values: Array) -> Array:
+    """The activation called `name` (erf, gelu, gelu_tanh, sigmoid, swish) of float32 `values`, of any shape."""
+    return activate(name, np.array(values, order="C"))
 
-    `out`, contiguous and of the same shape, takes the result; it may be `values` itself.
-    """
-    source = np.ascontiguousarray(values)
-    result = np.empty_like(source) if out is None else out
-    _LOOPS[name](source.reshape(-1), result.reshape(-1))
-    return result.reshape(values.shape)
+
+def activate(name: str, values: Array) -> Array:
+    """`activation` written into `values`, which must be contiguous. The loops work in place throughout: between two
+    arrays that might overlap, LLVM falls back to one element at a time."""
+    _LOOPS[name](values.reshape(-1))
+    return values

@@ -50,26 +50,26 @@ def depthwise_2d(
 def _lay_out(channel: Array, before: tuple[int, int], width: int, planes: Array) -> None:
     """Copy a channel to where it stands in the padded one, whose zeros are there already."""
     step = planes.shape[1]
-    for row in range(channel.shape[0]):
-        target = planes[(row + before[0]) % planes.shape[0]]
-        start = (row + before[0]) // planes.shape[0] * width
-        if step == 1:
-            for column in range(channel.shape[1]):
-                target[0, start + before[1] + column] = channel[row, column]
-        elif step == 2:
-            # A step that the compiler knows becomes a vector shuffle.
-            for phase in range(2):
-                first = (phase - before[1]) % 2
-                offset = start + (first + before[1]) // 2
-                line = channel[row, first:]
-                for index in range((line.size + 1) // 2):
-                    target[phase, offset + index] = line[2 * index]
-        else:
-            for phase in range(step):
-                first = (phase - before[1]) % step
-                offset = start + (first + before[1]) // step
-                for index in range((channel.shape[1] - first + step - 1) // step):
-                    target[phase, offset + index] = channel[row, first + index * step]
+    for phase in range(step):
+        first = (phase - before[1]) % step
+        shift = (first + before[1]) // step
+        count = (channel.shape[1] - first + step - 1) // step
+        down, start = before[0] % planes.shape[0], before[0] // planes.shape[0] * width + shift
+        for row in range(channel.shape[0]):
+            target = planes[down, phase]
+            # Steps that the compiler knows become vector copies and shuffles.
+            if step == 1:
+                for index in range(count):
+                    target[start + index] = channel[row, index]
+            elif step == 2:
+                for index in range(count):
+                    target[start + index] = channel[row, first + 2 * index]
+            else:
+                for index in range(count):
+                    target[start + index] = channel[row, first + step * index]
+            down += 1
+            if down == planes.shape[0]:
+                down, start = 0, start + width
 
 
 @njit(cache=True, fastmath={"contract"})

@@ -42,6 +42,10 @@ def unfold_2d(
                     if stride[1] == 1:
                         for column in range(first, last):
                             columns[channel, i, j, row, column] = image[channel, source, column + shift]
+                    elif stride[1] == 2:
+                        # A step that the compiler knows becomes a vector shuffle.
+                        for column in range(first, last):
+                            columns[channel, i, j, row, column] = image[channel, source, column * 2 + shift]
                     else:
                         for column in range(first, last):
                             columns[channel, i, j, row, column] = image[channel, source, column * stride[1] + shift]
