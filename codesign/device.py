@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,6 +125,11 @@ class Device(ABC):
         Only devices that list "cycle" in `fidelities` have one; others raise BadParameter.
         """
         raise BadParameter(f"device '{self.name}' has no cycle fidelity; it offers {', '.join(self.fidelities)}")
+
+    def cycle_ends(self, ops: Sequence[MappedOp]) -> list[int]:
+        """Tick at which each of `ops`, one after the other, ends by that walk. A device whose operations overlap (by
+        fetching ahead) says so here."""
+        return list(accumulate(self.cycle_ticks(op) for op in ops))
 
     @property
     @abstractmethod

@@ -201,7 +201,7 @@ def _bounded(program: Program, early: Array, count: int) -> Run:
 
 def _cycle_by_cycle(device: Device, ops: Sequence[MappedOp], found: Run) -> Run:
     """The run with each operation as long as the device's cycle-by-cycle walk says."""
-    op_end = np.cumsum([device.cycle_ticks(op) for op in ops])
+    op_end = np.array(device.cycle_ends(ops), np.int64)
     start = np.concatenate(([0], op_end[:-1]))
     return Run(found.program, start, op_end, found.task_start, found.task_end, found.waited)
 
