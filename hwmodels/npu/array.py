@@ -128,19 +128,23 @@ def decode_cycles(array: Array, product: Product) -> float:
 
 
 def _dot_product_cycles(array: Array, product: Product, tiles: Tiles) -> Values:
-    over_positions, _ = tiles.counts(product)
-    granule = np.maximum(
-        over_positions * decode_cycles(array, product), array.reduction_steps * block_total(array, product, tiles)
-    )
-    return granules(array, product) * covered(product.channels, tiles.channels, array.rows) * granule
+    """A granule lasts until its weights are decoded and all blocks of the tile have used them, whichever is later; a
+    tile at the edge has fewer blocks and may wait for the decoder."""
+    decode = decode_cycles(array, product)
+    unit = (1, array.block_height * array.block_width) if product.flat else (array.block_height, array.block_width)
+    over_positions = 0
+    for down, height in _parts(product.height, tiles.height):
+        for across, width in _parts(product.width, tiles.width):
+            blocks = -(-height // unit[0]) * -(-width // unit[1])
+            over_positions = over_positions + down * across * np.maximum(decode, array.reduction_steps * blocks)
+    return granules(array, product) * covered(product.channels, tiles.channels, array.rows) * over_positions
 
 
-def block_total(array: Array, product: Product, tiles: Tiles) -> Values:
-    """Blocks of output positions over all tiles; those of a one-tap product have no neighbours and group at will."""
-    if product.flat:
-        return covered(product.width, tiles.width, array.block_height * array.block_width)
-    down = covered(product.height, tiles.height, array.block_height)
-    return down * covered(product.width, tiles.width, array.block_width)
+def _parts(total: int, tile: Values) -> tuple[tuple[Values, Values], tuple[Values, Values]]:
+    """How many tiles are whole, and their extent; how many (none or one) are not, and its extent."""
+    whole = total // tile
+    rest = total - whole * tile
+    return (whole, tile), (rest > 0, rest)
 
 
 def _systolic_cycles(array: Array, m: int, n: int, k: int, tiles: Tiles) -> Values:

@@ -22,11 +22,13 @@ class Npu(Device):
 
     device_class: ClassVar[str] = "npu"
     parameters_model: ClassVar[type[Parameters]] = NpuParameters
+    fidelities: ClassVar[tuple[str, ...]] = ("analytic", "event", "cycle")
     parameters: NpuParameters
 
     def __init__(self, name: str, parameters: NpuParameters, provenance: Provenance) -> None:
         super().__init__(name, parameters, provenance)
         self._pipelines: dict[tuple[Work, tuple[bool, ...], bool], Pipelines] = {}
+        self._cycles: dict[tuple[Work, tuple[bool, ...], bool, int, tuple[float, ...]], int] = {}
         self.costs = costs_of(parameters)
 
     @property
@@ -55,7 +57,7 @@ class Npu(Device):
         return found
 
     def map(self, op: MappedOp, builder: ProgramBuilder) -> Tasks:
-        if isinstance(op.work, Move) and op.work.free:
+        if _is_view(op.work):
             return Tasks((), ())
         first, *others = self.pipelines(op)
         tasks = emit(first, self.costs, builder)
@@ -65,6 +67,39 @@ class Npu(Device):
             early += tasks.early
             last = tasks.exit
         return Tasks(entry=entry, exit=last, early=early)
+
+    def cycle_ticks(self, op: MappedOp) -> int:
+        """Cycles of one operation by itself, walked cycle by cycle instead of by events."""
+        return self._walk(op, 0, ())
+
+    def cycle_ends(self, ops: Sequence[MappedOp]) -> list[int]:
+        """Each operation's first weights are fetched while the operation before it runs, through the same port."""
+        from hwmodels.npu.cycle import ahead_bytes
+
+        busy = [index for index, op in enumerate(ops) if not _is_view(op.work)]
+        ahead = {index: ahead_bytes(self.pipelines(ops[index])[0]) for index in busy}
+        following = dict(zip(busy, [ahead[index] for index in busy[1:]] + [()], strict=True))
+        ends, end, last = [], 0, 0
+        for index, op in enumerate(ops):
+            if index in following:
+                last = self._walk(op, last, following[index])
+                end += last
+            ends.append(end)
+        return ends
+
+    def _walk(self, op: MappedOp, before: int, guests: tuple[float, ...]) -> int:
+        """Cycles of `op` when the operation before it took `before` cycles and the next one fetches `guests`."""
+        from hwmodels.npu.cycle import longest_head_start, walk
+
+        if _is_view(op.work):
+            return 0
+        first, *others = self.pipelines(op)
+        head_start = min(before, longest_head_start(self.parameters, self.costs, first))
+        key = (op.work, op.resident, op.keep_output, head_start, guests)
+        if key not in self._cycles:
+            ticks = walk(self.parameters, self.costs, first, head_start, guests)
+            self._cycles[key] = ticks + sum(walk(self.parameters, self.costs, later) for later in others)
+        return self._cycles[key]
 
     @property
     def static_power_W(self) -> float:
@@ -99,6 +134,10 @@ class Npu(Device):
             + memory * parameters.area.sram_byte
             + parameters.vector.lanes * parameters.area.lane
         )
+
+
+def _is_view(work: Work) -> bool:
+    return isinstance(work, Move) and work.free
 
 
 DEVICE_CLASS = Npu

@@ -17,7 +17,7 @@ from codesign.work import Contraction
 from hwmodels.npu.array import Product, Tiles, fetched_elements, group_cycles, product_of
 from hwmodels.npu.parameters import NpuParameters
 
-_SHORT_LIST = 3
+_SHORT_LIST = 4
 """Tiles of each loop order that are worth a run on the engine: the estimate is within a few percent of it."""
 
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
@@ -87,7 +87,7 @@ def search(parameters: NpuParameters, work: Contraction, operands: Operands) -> 
 
 
 def _candidates(parameters: NpuParameters, product: Product) -> Tiles:
-    """Powers of two times the array's own extents, and the whole; those whose partial sums fit the accumulators."""
+    """Tiles in whole blocks of the array, those whose partial sums fit the accumulators."""
     array = parameters.array
     if array.dataflow == "dot_product":
         down, across, deep = array.block_height, array.block_width, array.rows
@@ -95,8 +95,8 @@ def _candidates(parameters: NpuParameters, product: Product) -> Tiles:
     else:
         down, across = 1, array.columns if array.dataflow == "input_stationary" else array.rows
         deep = array.columns
-    heights, widths = _powers(product.height, down), _powers(product.width, across)
-    grid = np.meshgrid(heights, widths, _powers(product.channels, deep), indexing="ij")
+    heights, widths = _extents(product.height, down), _extents(product.width, across)
+    grid = np.meshgrid(heights, widths, _extents(product.channels, deep), indexing="ij")
     tiles = Tiles(*(axis.ravel() for axis in grid))
     if array.dataflow == "output_stationary":
         return tiles
@@ -105,9 +105,11 @@ def _candidates(parameters: NpuParameters, product: Product) -> Tiles:
     return Tiles(tiles.height[held], tiles.width[held], tiles.channels[held])
 
 
-def _powers(extent: int, unit: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    sizes = [unit << shift for shift in range(max(1, math.ceil(math.log2(max(extent / unit, 1))) + 1))]
-    return np.array(sorted({min(size, extent) for size in sizes} | {extent}), np.int64)
+def _extents(extent: int, unit: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Tile extents that cut `extent` in 1, 2, 3, 4, 6, 8, 12 ... parts as equal as whole units allow."""
+    blocks = -(-extent // unit)
+    parts = {factor << shift for shift in range(blocks.bit_length() + 1) for factor in (1, 3)}
+    return np.array(sorted({min(-(-blocks // min(part, blocks)) * unit, extent) for part in parts}), np.int64)
 
 
 @dataclass(frozen=True, slots=True)

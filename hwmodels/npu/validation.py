@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,7 +13,7 @@ from codesign.device import MappedOp
 from codesign.registry import device
 from codesign.simulation import run_ops
 from codesign.validation import Bound, Comparison
-from hwmodels.mlperf_tiny import networks
+from hwmodels.mlperf_tiny import Layer, networks
 from hwmodels.npu.array import Product, Tiles, group_cycles
 from hwmodels.npu.device import Npu
 from hwmodels.npu.parameters import Array, Dataflow
@@ -52,21 +52,21 @@ def device_with(overrides: dict[str, Any]) -> Npu:
 
 
 def predicted_cycles(npu: Npu, names: tuple[str, ...] = ("ic", "kws", "vww", "ad")) -> dict[str, list[float]]:
-    """Cycles of each layer, feature maps kept on chip, the network's input in DRAM, weights fetched a layer ahead."""
-    result = {}
-    for name in names:
-        ops = [
-            MappedOp(
-                layer.kind,
-                layer.work,
-                resident=tuple(index > 0 and operand.role != "weight" for operand in layer.work.reads),
-                keep_output=True,
-                prefetch=True,
-            )
-            for index, layer in enumerate(networks()[name])
-        ]
-        result[name] = np.diff(run_ops(npu, ops).op_end, prepend=0).tolist()
-    return result
+    """Cycles of each layer by network."""
+    return {name: np.diff(run_ops(npu, mapped(networks()[name])).op_end, prepend=0).tolist() for name in names}
+
+
+def mapped(layers: Sequence[Layer]) -> list[MappedOp]:
+    """The layers with their feature maps kept on chip; the network's input lies in DRAM."""
+    return [
+        MappedOp(
+            layer.kind,
+            layer.work,
+            resident=tuple(position > 0 and operand.role != "weight" for operand in layer.work.reads),
+            keep_output=True,
+        )
+        for position, layer in enumerate(layers)
+    ]
 
 
 def vela_cycles() -> dict[str, list[tuple[str, float]]]:
