@@ -224,3 +224,19 @@ STANDARD = (
 @pytest.mark.parametrize("name", standard_case_names(*STANDARD))
 def test_operator_agrees_with_the_standards_own_case(name):
     check_standard_case(name)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (4, 7), (2, 3, 1000), (1, 50000)])
+def test_rows_far_from_zero_keep_their_deviation(shape):
+    """The two-pass variance: a mean 1000 times the deviation costs ten bits, not all of them."""
+    values = normal(*shape) + 1000
+    exact = values.astype(np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-5)
+    gain = np.ones(shape[-1], np.float32)
+    (result,) = NodeCase("LayerNormalization", [values, gain, 0 * gain]).computed()
+    np.testing.assert_allclose(result, exact, atol=2e-3)
+
+
+def test_half_precision_is_normalised_in_single():
+    half = [array.astype(np.float16) for array in (normal(4, 64) * 100, normal(64), normal(64, seed=1))]
+    NodeCase("LayerNormalization", half).check(tolerance=2.0**-10)

@@ -110,6 +110,8 @@ def element_type(op: Op, name: str, default: str) -> str:
 
 def widened(array: Array) -> Array:
     """Floats narrower than 32 bits as float32, integers narrower than 8 as int8: types that numpy computes in."""
+    if array.dtype.char in "fdilq":
+        return array
     if array.dtype == np.float16:
         return array.astype(np.float32)
     if array.dtype.kind == "V" or array.dtype.name not in np.sctypeDict:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, normal_axis, operands, optional, required
+from codesign.ops.arguments import bad, narrowed, normal_axis, operands, optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Map, Reduce, Work
 
@@ -37,20 +38,43 @@ def _per_channel(vector: Array, rank: int) -> Array:
 
 
 def standardise(values: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array, Array]:
-    """(x - mean) / sqrt(variance + epsilon) over `axes`, with the mean and the reciprocal deviation (axes kept)."""
-    mean = values.mean(axis=axes, keepdims=True)
-    result = values - mean
+    """(x - mean) / sqrt(variance + epsilon) over the last axes, with the mean and the reciprocal deviation (axes kept).
+
+    Types narrower than float32 are computed, and returned, as that.
+    """
+    wide = widened(values)
+    if wide.dtype == np.float32 and wide.size:
+        from codesign.executor.kernels.rows import standardise_rows
+
+        return _by_rows(standardise_rows, wide, axes, epsilon, 2)
+    mean = wide.mean(axis=axes, keepdims=True)
+    result = wide - mean
     variance = np.square(result).mean(axis=axes, keepdims=True)
-    inverse = (1 / np.sqrt(variance + np.asarray(epsilon, values.dtype))).astype(values.dtype)
+    inverse = (1 / np.sqrt(variance + np.asarray(epsilon, wide.dtype))).astype(wide.dtype)
     result *= inverse
     return result, mean, inverse
 
 
 def root_mean_square(values: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
-    """x / sqrt(mean(x^2) + epsilon) over `axes`, with the reciprocal root (axes kept)."""
-    mean = np.square(values).mean(axis=axes, keepdims=True)
-    inverse = (1 / np.sqrt(mean + np.asarray(epsilon, values.dtype))).astype(values.dtype)
-    return values * inverse, inverse
+    """x / sqrt(mean(x^2) + epsilon) over the last axes, and the reciprocal root (axes kept), typed as `standardise`."""
+    wide = widened(values)
+    if wide.dtype == np.float32 and wide.size:
+        from codesign.executor.kernels.rows import scale_rows_to_unit
+
+        return _by_rows(scale_rows_to_unit, wide, axes, epsilon, 1)
+    mean = np.square(wide).mean(axis=axes, keepdims=True)
+    inverse = (1 / np.sqrt(mean + np.asarray(epsilon, wide.dtype))).astype(wide.dtype)
+    return wide * inverse, inverse
+
+
+def _by_rows(kernel: Callable[..., None], values: Array, axes: tuple[int, ...], epsilon: float, kept: int) -> Any:
+    """The result and `kept` statistics of a kernel that works in place on rows."""
+    rows = math.prod(values.shape[: values.ndim - len(axes)])
+    result = np.array(values, order="C")
+    statistics = [np.empty(rows, values.dtype) for _ in range(kept)]
+    kernel(result.reshape(rows, -1), values.dtype.type(epsilon), *statistics)
+    shape = (*values.shape[: values.ndim - len(axes)], *(1,) * len(axes))
+    return result, *(statistic.reshape(shape) for statistic in statistics)
 
 
 @operator("BatchNormalization")
@@ -125,7 +149,7 @@ class LayerNormalization(_RowNormalization):
         result *= gain
         if bias is not None:
             result += bias
-        return [result, mean, inverse][: len(op.outputs)]
+        return [narrowed(result, values.dtype), mean, inverse][: len(op.outputs)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         shape = required(op, inputs, 0, "X").shape
@@ -140,7 +164,7 @@ class RMSNormalization(_RowNormalization):
         values, gain = required(op, inputs, 0, "X"), required(op, inputs, 1, "scale")
         result, inverse = root_mean_square(values, self._axes(op, values.ndim), op.attributes.get("epsilon", 1e-5))
         result *= gain
-        return [result, inverse][: len(op.outputs)]
+        return [narrowed(result, values.dtype), inverse][: len(op.outputs)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         shape = required(op, inputs, 0, "X").shape
@@ -181,7 +205,7 @@ class SkipLayerNormalization(Operator):
         shift = None if self._simplified(op) else optional(inputs, 3)
         if shift is not None:
             result += shift
-        return [result, mean, inverse, total][: len(op.outputs)]
+        return [narrowed(result, total.dtype), mean, inverse, total][: len(op.outputs)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         flops = _ROOT_MEAN_SQUARE_FLOPS if self._simplified(op) else _MEAN_VARIANCE_FLOPS
@@ -213,7 +237,9 @@ class GroupNormalization(Operator):
         channels = values.shape[1]
         # Before opset 21 the gain and bias were one a group, not one a channel.
         gain, bias = (np.repeat(vector, channels // vector.size) for vector in (gain, bias))
-        return [result * _per_channel(gain, values.ndim) + _per_channel(bias, values.ndim)]
+        result *= _per_channel(gain, values.ndim)
+        result += _per_channel(bias, values.ndim)
+        return [narrowed(result, values.dtype)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         value = required(op, inputs, 0, "X")
