@@ -51,7 +51,7 @@ def new_figure(question: str, answer: str, height: int, **layout: Any) -> go.Fig
     figure.update_layout(
         template="none",
         title={"text": f"<b>{escape(question)}</b><br><sup>{escape(answer)}</sup>", "x": 0.01, "xanchor": "left",
-               "y": 0.98, "yref": "container", "yanchor": "top", "font": {"size": 16}},
+               "y": 1.0, "yref": "container", "yanchor": "top", "pad": {"t": 12}, "font": {"size": 16}},
         meta={"question": question, "answer": answer},
         height=height,
         margin={"l": 60, "r": 24, "t": _TITLE_PX, "b": 48},

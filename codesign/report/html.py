@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from importlib.metadata import version
 from string import Template
+from typing import TYPE_CHECKING
 
 from codesign.report import page, units
 from codesign.report.figure import without_title
@@ -15,6 +16,9 @@ from codesign.report.plots import FIGURES
 from codesign.report.report import Report
 from codesign.report.schema import OpRecord, ReportDocument
 from codesign.report.verdict import key_figures, time_shares, verdict
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 MAX_ROWS = 1000
 """Operations in the page's table: the slowest, when there are more."""
@@ -60,6 +64,14 @@ def render(report: Report) -> str:
     )
 
 
+def figure_page(figure: go.Figure) -> str:
+    """A figure of this package on a page of its own, as self-contained."""
+    title = escape(figure.layout.meta["question"])
+    return Template(page.FIGURE_PAGE).substitute(
+        title=title, style=page.STYLE, figure=_section(figure, "figure", "whole", include_plotlyjs=True)
+    )
+
+
 def _card(label: str, value: str) -> str:
     return f'<div class="card"><span>{escape(label)}</span><b>{escape(value)}</b></div>'
 
@@ -88,18 +100,20 @@ def _certainty(document: ReportDocument) -> str:
 
 
 def _figures(report: Report) -> str:
-    sections = []
-    for position, (name, draw) in enumerate(FIGURES.items()):
-        figure = draw(report)
-        width = "half" if name in _HALF_WIDTH else "whole"
-        plot = without_title(figure).to_html(
-            full_html=False, include_plotlyjs=position == 0, div_id=name, config=_CONFIG, default_width="100%"
-        )
-        sections.append(
-            f'<section class="{width}"><h2>{escape(figure.layout.meta["question"])}</h2>'
-            f"<p>{escape(figure.layout.meta['answer'])}</p>{plot}</section>"
-        )
-    return "\n".join(sections)
+    widths = {name: "half" if name in _HALF_WIDTH else "whole" for name in FIGURES}
+    return "\n".join(
+        _section(draw(report), name, widths[name], include_plotlyjs=position == 0)
+        for position, (name, draw) in enumerate(FIGURES.items())
+    )
+
+
+def _section(figure: go.Figure, name: str, width: str, include_plotlyjs: bool) -> str:
+    """The figure under its question and answer, which wrap where plotly's own title would be cut."""
+    plot = without_title(figure).to_html(
+        full_html=False, include_plotlyjs=include_plotlyjs, div_id=name, config=_CONFIG, default_width="100%"
+    )
+    question, answer = (escape(figure.layout.meta[part]) for part in ("question", "answer"))
+    return f'<section class="{width}"><h2>{question}</h2><p>{answer}</p>{plot}</section>'
 
 
 def _table(document: ReportDocument) -> str:

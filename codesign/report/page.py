@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PAGE = """<!doctype html>
+_HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -13,6 +13,15 @@ PAGE = """<!doctype html>
 <style>$style</style>
 </head>
 <body>
+"""
+
+FIGURE_PAGE = f"""{_HEAD}
+<main>$figure</main>
+</body>
+</html>
+"""
+
+PAGE = f"""{_HEAD}
 <header><h1>$model <small>on</small> $device</h1><p>$run</p></header>
 <p class="verdict $state">$verdict</p>
 <div class="cards">$cards</div>

@@ -20,7 +20,7 @@ def trace_events(report: Report) -> list[Event]:
     lanes = sorted({(span.resource, span.lane) for span in placed}, key=_track_order(report))
     threads = {lane: number for number, lane in enumerate(lanes, start=1)}
     events = [_process("operations", _OPERATIONS), _process(f"{report.document.device}: resources", _RESOURCES)]
-    events += [_thread(*lane, number) for lane, number in threads.items()]
+    events += [event for lane, number in threads.items() for event in _thread(_RESOURCES, *lane, number)]
     events += _operations(report)
     events += [_task(report, span, threads[span.resource, span.lane]) for span in placed]
     events += _memory(report)
@@ -44,9 +44,14 @@ def _process(name: str, number: int) -> Event:
     return {"ph": "M", "name": "process_name", "pid": number, "tid": 0, "args": {"name": name}}
 
 
-def _thread(resource: str, lane: int, number: int) -> Event:
+def _thread(process: int, resource: str, lane: int, number: int) -> list[Event]:
+    """The name of a track, and its place among those of its process."""
     name = resource if lane == 0 else f"{resource} ({lane + 1})"
-    return {"ph": "M", "name": "thread_name", "pid": _RESOURCES, "tid": number, "args": {"name": name}}
+    about = {"ph": "M", "pid": process, "tid": number}
+    return [
+        {**about, "name": "thread_name", "args": {"name": name}},
+        {**about, "name": "thread_sort_index", "args": {"sort_index": number}},
+    ]
 
 
 def _complete(name: str, category: str, process: int, thread: int, start_s: float, duration_s: float) -> Event:
@@ -69,8 +74,10 @@ def _operations(report: Report) -> list[Event]:
         for index, op in enumerate(ops)
         if op.latency_s > 0
     ]
-    events = []
-    for bar in on_lanes(bars):
+    placed = on_lanes(bars)
+    lanes = range(max((bar.lane for bar in placed), default=-1) + 1)
+    events = [event for lane in lanes for event in _thread(_OPERATIONS, "operations", lane, lane + 1)]
+    for bar in placed:
         op = ops[bar.op]
         event = _complete(op.name, op.op, _OPERATIONS, bar.lane + 1, op.start_s, op.latency_s)
         shown = op.model_dump(include={"op", "onnx_nodes", "macs", "bytes", "energy_J", "bound", "resource", "cycles"})

@@ -189,7 +189,7 @@ def _frame(points: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, A
     import pandas as pd
 
     frame = pd.DataFrame([{**point, **result} for point, result in zip(points, results, strict=True)])
-    costs = frame[[OBJECTIVES[name] for name in objective]].astype(float).to_numpy()
+    costs = frame[[OBJECTIVES[name] for name in objective]].to_numpy(dtype=float, na_value=np.nan, copy=True)
     if len(frame) and (
         missing := [name for name, column in zip(objective, costs.T, strict=True) if np.isnan(column).all()]
     ):
