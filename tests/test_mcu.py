@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from codesign.device import MappedOp
 from codesign.engine.analytic import lower_bound_ticks
 from codesign.engine.run import run
+from codesign.model import load
 from codesign.program import ProgramBuilder
 from codesign.registry import device
+from codesign.simulation import prepare
 from codesign.validation import measure
 from codesign.work import Move
 from hwmodels.mcu import kernels
@@ -99,3 +101,34 @@ def test_device_file_holds_what_calibration_gives():
     assert calibrate()["energy.active_current"] == pytest.approx(
         device(DEVICE).parameters.energy.active_current, rel=0.01
     )
+
+
+def plan_of(network, dtype="int8", **overrides):
+    prepared = prepare(load(f"zoo:{network}"), dtype)
+    return device(DEVICE, **overrides).plan(prepared.graph, prepared.works)
+
+
+def test_a_tiny_network_fits_and_the_reason_names_both_memories():
+    plan = plan_of("mlperf_tiny_ic")
+    assert plan.fit.fits
+    assert plan.peak_activation_bytes == 3 * 32 * 32 * 16
+    assert "SRAM" in plan.fit.reason
+    assert "flash" in plan.fit.reason
+
+
+def test_too_little_sram_is_a_gap_with_levers_and_closing_it_fits():
+    needed = 3 * 32 * 32 * 16
+    small = plan_of("mlperf_tiny_ic", **{"sram.capacity": needed})
+    assert not small.fit.fits
+    assert 0 < small.fit.gap_bytes < needed
+    assert any("sram.capacity" in lever for lever in small.fit.levers)
+    assert plan_of("mlperf_tiny_ic", **{"sram.capacity": needed + small.fit.gap_bytes}).fit.fits
+    assert not plan_of("mlperf_tiny_ic", **{"sram.capacity": needed + small.fit.gap_bytes - 1}).fit.fits
+
+
+def test_float_weights_need_four_times_the_flash_and_int8_is_a_lever():
+    narrow = plan_of("resnet50").fit
+    wide = plan_of("resnet50", "float32").fit
+    assert wide.gap_bytes > 3 * narrow.gap_bytes
+    assert any("int8" in lever for lever in wide.levers)
+    assert not any("int8" in lever for lever in narrow.levers)

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from codesign.device import MappedOp
 from codesign.engine.analytic import lower_bound_ticks
 from codesign.engine.run import run
+from codesign.model import load
 from codesign.program import ProgramBuilder
 from codesign.registry import device
-from codesign.simulation import run_ops
+from codesign.simulation import prepare, run_ops
 from codesign.validation import measure
 from codesign.work import Move
 from hwmodels.mlperf_tiny import networks
@@ -184,3 +185,33 @@ def test_what_stays_on_chip_is_not_fetched():
     dram = spilled.components.index("dram")
     assert kept.energy_J[:, dram].sum() < spilled.energy_J[:, dram].sum()
     assert "store" not in kept.labels
+
+
+def plan_of(network, dtype="int8", **overrides):
+    prepared = prepare(load(f"zoo:{network}"), dtype)
+    return device(DEVICE, **overrides).plan(prepared.graph, prepared.works)
+
+
+def test_feature_maps_of_a_small_network_stay_on_chip_but_its_input_and_output():
+    plan = plan_of("mlperf_tiny_kws")
+    assert [op.keep_output for op in plan.ops] == [True] * (len(plan.ops) - 1) + [False]
+    assert not plan.ops[0].resident[0]
+    assert all(op.resident[0] for op in plan.ops[1:] if op.work.read_bytes)
+
+
+def test_with_little_sram_feature_maps_are_spilled():
+    spilled = plan_of("mlperf_tiny_ic", **{"sram.capacity": 16384})
+    assert sum(op.keep_output for op in spilled.ops) < sum(op.keep_output for op in plan_of("mlperf_tiny_ic").ops)
+
+
+def test_what_runs_on_the_host_is_told_with_its_reason():
+    assert plan_of("mlperf_tiny_kws").warnings == ()
+    (warning,) = [warning for warning in plan_of("vit_tiny").warnings if "Attention" in warning]
+    assert "constant weights" in warning
+    assert any("float32" in warning for warning in plan_of("mlperf_tiny_ic", "float32").warnings)
+
+
+def test_a_model_larger_than_the_memory_does_not_fit():
+    fit = plan_of("resnet50", **{"dram.capacity": 1 << 20}).fit
+    assert not fit.fits
+    assert fit.gap_bytes > 20_000_000

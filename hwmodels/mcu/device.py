@@ -11,6 +11,7 @@ from codesign.dtypes import DTYPES
 from codesign.graph import Graph
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Move, Work
+from hwmodels.deployment import deployed_type
 from hwmodels.mcu.cost import Cost, cost_of
 from hwmodels.mcu.kernels import MATRIX_FLOAT, MATRIX_INT8, cycles_per_mac
 from hwmodels.mcu.parameters import McuParameters
@@ -48,7 +49,7 @@ class Mcu(Device):
         return 1 / self.parameters.core.clock
 
     def plan(self, graph: Graph, works: Sequence[Work]) -> MemoryPlan:
-        return plan(self.parameters, graph, works, _deployed_type(graph, works))
+        return plan(self.parameters, graph, works, deployed_type(graph, works))
 
     def map(self, op: MappedOp, builder: ProgramBuilder) -> Tasks:
         """The call, then the kernel; its traffic passes beside it, since the core's cycles hold the stalls already."""
@@ -97,16 +98,6 @@ class Mcu(Device):
         """Flash, which holds the weights."""
         flash = self.parameters.flash
         return flash.line_bytes / (flash.wait_states + 1) * self.parameters.core.clock, flash.capacity
-
-
-def _deployed_type(graph: Graph, works: Sequence[Work]) -> str | None:
-    """The type that replaced the graph's floating types, as the works' operands show it."""
-    original = {tensor.dtype for tensor in graph.tensors.values()}
-    for work in works:
-        for operand in (*work.writes, *work.reads):
-            if operand.dtype not in original:
-                return operand.dtype
-    return next((name for name in sorted(original) if DTYPES[name].is_float), None)
 
 
 DEVICE_CLASS = Mcu

@@ -8,7 +8,6 @@ from dataclasses import replace
 from codesign.device import MappedOp
 from codesign.dtypes import dtype
 from codesign.work import Attention, Contraction, Map, Move, Operand, Reduce, Work
-from hwmodels.npu.array import Product, macs_per_cycle
 from hwmodels.npu.parameters import NpuParameters
 from hwmodels.npu.pipeline import Load, Pipeline, event_ticks
 from hwmodels.npu.tiling import Operands, Tiling, search, working_bytes
@@ -275,9 +274,3 @@ def _chunked_loads(op: MappedOp, tiles: int) -> tuple[Load, ...]:
             label = "load weights" if operand.role == "weight" else "load inputs"
             loads.append(Load(label, operand.bytes / tiles, tiles, weights=operand.role == "weight"))
     return tuple(loads)
-
-
-def ideal_cycles(parameters: NpuParameters, product: Product) -> float:
-    """Cycles of the product with every unit busy."""
-    macs = product.groups * product.height * product.width * product.channels * product.reduction
-    return macs * (product.bits // 8) / macs_per_cycle(parameters.array)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from codesign.lower import values_of
 from codesign.memory import last_uses, live_bytes
 from codesign.ops.base import Value
 from codesign.work import Move, Work
+from hwmodels.deployment import deployed_type
 from hwmodels.npu.mapping import runs_on_npu
 from hwmodels.npu.parameters import NpuParameters
 
@@ -22,7 +22,7 @@ def plan(parameters: NpuParameters, graph: Graph, works: Sequence[Work]) -> Memo
 
     Graph inputs arrive in DRAM and graph outputs are left there.
     """
-    values = values_of(graph, _deployed_type(graph, works))
+    values = values_of(graph, deployed_type(graph, works))
     kept = _kept(parameters, graph, works, values)
     ops = tuple(
         MappedOp(
@@ -37,15 +37,6 @@ def plan(parameters: NpuParameters, graph: Graph, works: Sequence[Work]) -> Memo
     live = live_bytes(graph, values)
     peak = max(live, default=0)
     return MemoryPlan(ops, _fit(parameters, works, peak), peak, _warnings(parameters, graph, works))
-
-
-def _deployed_type(graph: Graph, works: Sequence[Work]) -> str | None:
-    """The type that replaced the graph's floating types, as the works' operands show it."""
-    original = {tensor.dtype for tensor in graph.tensors.values()}
-    deployed = Counter(
-        operand.dtype for work in works for operand in (*work.writes, *work.reads) if operand.dtype not in original
-    )
-    return deployed.most_common(1)[0][0] if deployed else None
 
 
 def _kept(
@@ -74,22 +65,20 @@ def _kept(
 
 
 def _resident(op: Op, work: Work, values: Mapping[str, Value], kept: frozenset[str]) -> tuple[bool, ...]:
-    """For each operand read, whether the tensor it stands for is kept. Operands follow the order of the inputs, some
-    of which (shapes, axes) are no operands."""
+    """For each operand read, whether the tensor it stands for is kept. Operands follow the order of the inputs, some of
+    which (shapes, axes) are no operands, and may be a part of theirs (a gather)."""
     names = [name for name in op.reads() if name in values]
     resident = []
     for operand in work.reads:
-        match = next(
-            (name for name in names if values[name].role == operand.role and _same(values[name], operand.bytes)), None
+        alike = [name for name in names if values[name].role == operand.role]
+        sizes = {name: values[name].operand().bytes for name in alike}
+        match = next((name for name in alike if sizes[name] == operand.bytes), None) or next(
+            (name for name in alike if sizes[name] > operand.bytes), None
         )
         if match is not None:
             names.remove(match)
         resident.append(match in kept)
     return tuple(resident)
-
-
-def _same(value: Value, size: int) -> bool:
-    return value.operand().bytes == size
 
 
 def _fit(parameters: NpuParameters, works: Sequence[Work], peak: int) -> Fit:
