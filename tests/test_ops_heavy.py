@@ -157,7 +157,10 @@ def test_fused_convolution(activation):
     parameters = {"LeakyRelu": [0.2], "Clip": [-0.5, 0.5], "HardSigmoid": [0.3, 0.4]}.get(activation)
     attributes = {"activation_params": parameters} if parameters else {}
     inputs = [normal(1, 3, 8, 8), normal(4, 3, 3, 3), normal(4), normal(1, 4, 6, 6)]
-    NodeCase("FusedConv", inputs, domain="com.microsoft", activation=activation, **attributes).check()
+    case = NodeCase("FusedConv", inputs, domain="com.microsoft", activation=activation, **attributes)
+    case.check()
+    assert case.work().macs == 4 * 36 * 27
+    assert case.work().epilogue_flops >= 2 * 4 * 36
 
 
 @pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax", "Hardmax"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, narrowed, operands, optional, required, widened
+from codesign.ops.activations import ACTIVATIONS
+from codesign.ops.arguments import bad, narrowed, operands, optional, required, text, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.window import Window, padding, per_axis, window
 from codesign.work import Contraction, Convolution, Work
@@ -103,44 +106,39 @@ class Conv(Operator):
         return convolution_work(op, inputs, outputs)
 
 
-def _hard_sigmoid(values: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
-    return np.clip(alpha * values + beta, 0, 1)
-
-
-def _leaky_relu(values: Array, alpha: float = 0.01) -> Array:
-    return np.where(values < 0, values * alpha, values)
-
-
-def _clip(values: Array, low: float, high: float) -> Array:
-    return np.clip(values, low, high)
-
-
-_ACTIVATIONS: dict[str, Callable[..., Array]] = {
-    "": lambda values: values,
-    "Relu": lambda values: np.maximum(values, 0),
-    "Tanh": np.tanh,
-    "Sigmoid": lambda values: 1 / (1 + np.exp(-values)),
-    "LeakyRelu": _leaky_relu,
-    "Clip": _clip,
-    "HardSigmoid": _hard_sigmoid,
-}
+# The parameters that an activation takes from `activation_params`, in order. Clip is two comparisons.
+_FUSED_ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": (),
+}  # fmt: skip
+_CLIP_FLOPS = 2
 
 
 @operator("FusedConv", domain="com.microsoft")
 class FusedConv(Conv):
     """Convolution, plus an optional addend (input 3), then the activation named in the attributes."""
 
+    @staticmethod
+    def _activation(op: Op) -> tuple[Callable[[Array], Array] | None, float]:
+        """The activation and what it costs an element; None when there is none."""
+        name, given = text(op, "activation"), tuple(op.attributes.get("activation_params", ()))
+        if not name:
+            return None, 0.0
+        if name not in _FUSED_ACTIVATIONS:
+            raise bad(op, f"activation '{name}' is unknown; expected one of {', '.join(_FUSED_ACTIVATIONS)}")
+        if name == "Clip":
+            return (lambda values: np.clip(values, *map(values.dtype.type, given))), _CLIP_FLOPS
+        parameters = dict(zip(_FUSED_ACTIVATIONS[name], given, strict=False))
+        return partial(ACTIVATIONS[name].apply, Op(op.name, name, (), (), parameters)), ACTIVATIONS[name].flops
+
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         (result,) = super().compute(op, inputs)
-        addend = optional(inputs, 3)
-        if addend is not None:
-            result = result + addend
-        name = str(op.attributes.get("activation", ""))
-        if name not in _ACTIVATIONS:
-            raise bad(op, f"activation '{name}' is unknown; expected one of {', '.join(filter(None, _ACTIVATIONS))}")
-        return [
-            _ACTIVATIONS[name](result, *op.attributes.get("activation_params", ())).astype(result.dtype, copy=False)
-        ]
+        addend, (activation, _) = optional(inputs, 3), self._activation(op)
+        result = result if addend is None else result + addend
+        return [result if activation is None else activation(result)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        each = (optional(inputs, 3) is not None) + self._activation(op)[1]
+        return replace(convolution_work(op, inputs, outputs), epilogue_flops=int(each * outputs[0].elements))
 
 
 @operator("ConvTranspose")

@@ -127,8 +127,6 @@ class BatchNormalization(Operator):
 class _RowNormalization(Operator):
     """Normalises all axes from `axis` on; gain and bias broadcast over them."""
 
-    statistics = 2
-
     @staticmethod
     def _axes(op: Op, rank: int) -> tuple[int, ...]:
         return tuple(range(normal_axis(op, int(op.attributes.get("axis", -1)), rank), rank))
