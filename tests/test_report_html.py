@@ -14,7 +14,7 @@ from codesign.report.html import MAX_ROWS, render
 from codesign.report.layers import layers
 from codesign.report.metadata import node_metadata
 from codesign.report.report import Report, TaskTable
-from codesign.report.verdict import verdict
+from codesign.report.verdict import key_figures, verdict
 from tests.test_report import synthetic_report
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"&'"
@@ -119,6 +119,12 @@ def test_page_has_every_figure_and_a_row_an_operation(report: Report, page: Page
     drawn = {attributes.get("id") for _, attributes in page.tags}
     assert set(plots.FIGURES) <= drawn
     assert page.count("tr") == 1 + len(report.document.ops)
+
+
+def test_inferences_a_second_below_one_stay_plain_numbers(report: Report) -> None:
+    slow = report.document.model_copy(update={"latency_s": 76.8})
+    assert dict(key_figures(slow))["Inferences/s"] == "0.013"
+    assert dict(key_figures(slow.model_copy(update={"latency_s": 5e-4})))["Inferences/s"] == "2.00 k"
 
 
 def test_page_of_a_model_that_does_not_fit_says_why_and_what_would_help() -> None:

@@ -79,7 +79,7 @@ def _card(label: str, value: str) -> str:
 def _notes(document: ReportDocument) -> str:
     """Fit, levers, error band and warnings, each a list only when it has something to say."""
     lists = (
-        ("Does it fit?", "good" if document.fits else "bad", [document.why] if document.why else []),
+        ("Does it fit?", "good", [document.why] if document.fits and document.why else []),  # else the verdict says why
         ("What would help it fit", "lever", document.levers),
         ("How sure is it?", "", [_certainty(document)]),
         ("What to know", "warning", document.warnings),

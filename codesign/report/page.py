@@ -58,7 +58,6 @@ header p, section > p { color: var(--soft); margin: 2px 0 8px; overflow-wrap: an
 .notes { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 10px; margin: 12px 0; }
 .note { padding: 10px 14px; border-top: 3px solid var(--line); }
 .note.good { border-top-color: var(--good); }
-.note.bad { border-top-color: var(--bad); }
 .note.lever { border-top-color: #2f6fde; }
 .note.warning { border-top-color: #e0a82a; }
 .note ul { margin: 0; padding-left: 18px; overflow-wrap: anywhere; }

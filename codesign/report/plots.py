@@ -207,7 +207,7 @@ def utilisation(report: Report) -> go.Figure:
 
 
 def memory(report: Report) -> go.Figure:
-    """Live activation bytes over time, and the capacity where it is near enough to be seen."""
+    """Live activation bytes over time, and the main memory's capacity where it is near enough to be seen."""
     ops, live = report.document.ops, report.live_bytes
     peak = max(live, default=0)
     capacity = report.roof.capacity_bytes if report.roof else None
@@ -224,7 +224,7 @@ def memory(report: Report) -> go.Figure:
     if capacity is not None and drawn:
         figure.add_scatter(
             x=[0.0, report.latency_s], y=[capacity, capacity], mode="lines", hoverinfo="skip", showlegend=True,
-            name=f"capacity: {units.bytes_(capacity)}", line={"color": ALARM, "dash": "dash", "width": 2},
+            name=f"main memory: {units.bytes_(capacity)}", line={"color": ALARM, "dash": "dash", "width": 2},
         )  # fmt: skip
     figure.update_xaxes(si_axis("time", "s"), range=[0, report.latency_s])
     figure.update_yaxes(bytes_axis("memory", max(peak, capacity or 0) if drawn else peak))
@@ -235,7 +235,7 @@ def _memory_answer(report: Report, peak: int, capacity: int | None) -> str:
     if not report.live_bytes:
         return "The run kept no record of live activations."
     when = report.document.ops[report.live_bytes.index(peak)].name
-    of = f", {units.percent(peak / capacity)} of the {units.bytes_(capacity)} there" if capacity else ""
+    of = f", {units.percent(peak / capacity)} of the {units.bytes_(capacity)} of main memory" if capacity else ""
     return f"At most {units.bytes_(peak)}{of}, first while {short(when)} runs. Weights are not counted."
 
 

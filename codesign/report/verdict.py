@@ -48,10 +48,11 @@ def verdict(document: ReportDocument) -> str:
 def key_figures(document: ReportDocument) -> list[tuple[str, str]]:
     """Label and humanised value of each total, in the order views show them."""
     band = document.error_band
+    rate = document.batch / document.latency_s if document.latency_s else 0.0
     achieved = 2 * document.macs / document.latency_s if document.latency_s else 0.0
     return [
         ("Latency", units.seconds(document.latency_s) + (f" ± {units.percent(band)}" if band is not None else "")),
-        ("Inferences/s", units.count(document.batch / document.latency_s) if document.latency_s else "-"),
+        ("Inferences/s", units.count(rate) if rate >= 1 else f"{rate:.3g}" if rate else "-"),
         ("Energy", units.joules(document.energy_J)),
         ("Power", units.watts(document.power_W)),
         ("Compute busy", units.percent(document.utilisation)),
