@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -244,7 +246,18 @@ def test_trace_is_well_formed(report: Report, tmp_path: Path) -> None:
             assert event["ts"] >= 0
             assert event["dur"] > 0
             assert event["args"]["energy_J"] >= 0
-            assert (event["pid"], event["tid"]) in named or event["cat"] in KINDS
+            assert (event["pid"], event["tid"]) in named
+
+
+def test_trace_events_of_a_track_never_overlap(report: Report) -> None:
+    tracks = defaultdict(list)
+    for event in trace_events(report):
+        if event["ph"] == "X":
+            start, length = int(event["ts"] * 1000), int(event["dur"] * 1000)  # whole nanoseconds, as viewers keep
+            tracks[event["pid"], event["tid"]].append((start, start + length))
+    assert len(tracks) >= 3
+    for spans_of_track in map(sorted, tracks.values()):
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans_of_track))
 
 
 def test_trace_covers_the_whole_run_in_microseconds(report: Report) -> None:

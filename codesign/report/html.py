@@ -20,7 +20,7 @@ from codesign.report.verdict import key_figures, time_shares, verdict
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-MAX_ROWS = 1000
+MAX_ROWS = 500
 """Operations in the page's table: the slowest, when there are more."""
 _HALF_WIDTH = ("roofline", "time_by_kind", "energy_by_component", "utilisation")
 _CONFIG = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def layers(names: Sequence[str], most: int = 36) -> list[str]:
+def layers(names: Sequence[str], most: int = 64) -> list[str]:
     """The part that each operation belongs to: its path `a/b/c`, cut at the depth that tells most parts apart.
 
     There are at most `most` parts. Where paths tell none apart, they are runs of neighbours named after their places.

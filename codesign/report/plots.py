@@ -37,6 +37,7 @@ from codesign.report.verdict import time_by, time_shares
 MAX_LANES = 8
 """Rows a resource takes in the timeline: further overlapping tasks are drawn over the last."""
 _COLOURED_KINDS = 8
+_MOST_LABELS = 28  # under a row of bars, so that they stay apart in a narrow window
 
 
 def roofline(report: Report) -> go.Figure:
@@ -168,9 +169,13 @@ def time_by_layer(report: Report) -> go.Figure:
                            f"{units.seconds(totals[part])}" for part, time in zip(parts, times, strict=True)],
                 hoverinfo="text",
             )  # fmt: skip
-    labels = [escape(short(part, 24)) for part in parts]
+    every = -(-len(parts) // _MOST_LABELS) or 1
+    labels = [escape(short(part, 24)) for part in parts[::every]]
     figure.update_xaxes(
-        tickvals=list(range(len(parts))), ticktext=labels, showgrid=False, tickangle=-45 if len(parts) > 8 else 0
+        tickvals=list(range(0, len(parts), every)),
+        ticktext=labels,
+        showgrid=False,
+        tickangle=-45 if len(parts) > 8 else 0,
     )
     figure.update_yaxes(si_axis("time", "s"))
     return fit_margins(figure)
@@ -239,7 +244,7 @@ def _memory_answer(report: Report, peak: int, capacity: int | None) -> str:
     return f"At most {units.bytes_(peak)}{of}, first while {short(when)} runs. Weights are not counted."
 
 
-def timeline(report: Report, limit: int = 1500) -> go.Figure:
+def timeline(report: Report, limit: int = 1200) -> go.Figure:
     """Tasks on their resources over time, coloured by operator kind, at most `limit` bars (tasks merged).
 
     Drag to zoom into time and resources, double-click to see all again; the menu shows one resource alone.
