@@ -198,6 +198,12 @@ def test_times_by_kind_and_by_layer_sum_to_the_operations_time(report: Report) -
     assert _summed(plots.time_by_layer(report), "y") == pytest.approx(total)
 
 
+def test_parts_of_a_deep_network_keep_their_bars_and_name_only_as_many_as_fit() -> None:
+    figure = plots.time_by_layer(synthetic_report(layers=48))
+    assert {len(trace.x) for trace in figure.data} == {48}
+    assert len(figure.layout.xaxis.tickvals) == len(figure.layout.xaxis.ticktext) == 16
+
+
 def test_energy_by_component_sums_to_the_total(report: Report) -> None:
     assert _summed(plots.energy_by_component(report), "x") == pytest.approx(report.energy_J)
 
@@ -239,19 +245,24 @@ def test_timeline_menu_zooms_to_the_lanes_of_one_resource(report: Report) -> Non
 
 def test_layers_are_the_deepest_parts_that_are_few_enough() -> None:
     names = [f"/encoder/layer.{index}/{part}/MatMul" for index in range(4) for part in ("attention", "mlp")]
-    assert layers(names, most=4)[:3] == ["encoder/layer.0", "encoder/layer.0", "encoder/layer.1"]
-    assert layers(names, most=8)[:2] == ["encoder/layer.0/attention", "encoder/layer.0/mlp"]
+    assert layers(names, few=4)[:3] == ["encoder/layer.0", "encoder/layer.0", "encoder/layer.1"]
+    assert layers(names, few=8)[:2] == ["encoder/layer.0/attention", "encoder/layer.0/mlp"]
+
+
+def test_layers_are_more_than_few_where_fewer_would_tell_nothing() -> None:
+    names = [f"/encoder/layer.{index}/MatMul" for index in range(40)] + ["/head/MatMul"]
+    assert layers(names, few=10, most=64)[:2] == ["encoder/layer.0", "encoder/layer.1"]
+    assert len(set(layers(names, few=10, most=20))) == 2
 
 
 def test_layers_of_names_without_paths_are_runs_of_neighbours() -> None:
-    found = layers([f"node_{index}" for index in range(10)], most=4)
+    found = layers([f"node_{index}" for index in range(10)], few=4, most=8)
     assert found == ["operations 1-3"] * 3 + ["operations 4-6"] * 3 + ["operations 7-9"] * 3 + ["operation 10"]
 
 
 def test_layers_below_one_common_part_are_runs_too() -> None:
-    assert (
-        layers([f"/main/node_{index}" for index in range(4)], most=2) == ["operations 1-2"] * 2 + ["operations 3-4"] * 2
-    )
+    names = [f"/main/node_{index}" for index in range(4)]
+    assert layers(names, few=2, most=3) == ["operations 1-2"] * 2 + ["operations 3-4"] * 2
 
 
 def test_layers_of_nothing_are_none() -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_TELLING = 4  # fewer parts say little about a network
 
-def layers(names: Sequence[str], most: int = 64) -> list[str]:
+
+def layers(names: Sequence[str], few: int = 36, most: int = 64) -> list[str]:
     """The part that each operation belongs to: its path `a/b/c`, cut at the depth that tells most parts apart.
 
-    There are at most `most` parts. Where paths tell none apart, they are runs of neighbours named after their places.
+    That is the greatest depth with at most `few` parts, or a greater one with at most `most` where that tells hardly
+    anything apart. Where no depth does, the parts are runs of neighbours named after their places.
     """
     paths = [[part for part in name.split("/") if part] or [name] for name in names]
     found: list[str] = []
     for depth in range(1, max(map(len, paths), default=0) + 1):
         cut = ["/".join(path[:depth]) for path in paths]
-        if len(set(cut)) > most:
+        parts, known = len(set(cut)), len(set(found))
+        if parts > (few if known >= _TELLING else most):
             break
-        if len(set(cut)) > len(set(found)):
+        if parts > known:
             found = cut
-    return found if len(set(found)) > 1 else _runs(len(names), most)
+    return found if len(set(found)) > 1 else _runs(len(names), few)
 
 
 def _runs(count: int, most: int) -> list[str]:

@@ -37,7 +37,7 @@ from codesign.report.verdict import time_by, time_shares
 MAX_LANES = 8
 """Rows a resource takes in the timeline: further overlapping tasks are drawn over the last."""
 _COLOURED_KINDS = 8
-_MOST_LABELS = 28  # under a row of bars, so that they stay apart in a narrow window
+_MOST_LABELS = 20  # under a row of bars, so that they stay apart in a narrow window
 
 
 def roofline(report: Report) -> go.Figure:
@@ -175,7 +175,7 @@ def time_by_layer(report: Report) -> go.Figure:
         tickvals=list(range(0, len(parts), every)),
         ticktext=labels,
         showgrid=False,
-        tickangle=-45 if len(parts) > 8 else 0,
+        tickangle=-60 if len(parts) > 8 else None,
     )
     figure.update_yaxes(si_axis("time", "s"))
     return fit_margins(figure)
