@@ -1,4 +1,4 @@
-"""Binary heaps of (time, task) pairs in flat arrays: the only data structure of the event loop."""
+"""Binary heaps of (time, task) rows in one flat array: the only data structure of the event loop."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from numba import njit
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, forceinline=True)
 def _before(time: int, task: int, other_time: int, other_task: int) -> bool:
     return time < other_time or (time == other_time and task < other_task)
 
 
-@njit(cache=True)
-def push(times: Int64, tasks: Int64, base: int, size: int, time: int, task: int) -> None:
-    """Add (time, task) to the heap of `size` entries that starts at `base`."""
+@njit(cache=True, forceinline=True)
+def push(heap: Int64, base: int, size: int, time: int, task: int) -> None:
+    """Add (time, task) to the heap of `size` rows that starts at row `base`."""
     hole = size
     while hole > 0:
         parent = (hole - 1) >> 1
-        if not _before(time, task, times[base + parent], tasks[base + parent]):
+        if not _before(time, task, heap[base + parent, 0], heap[base + parent, 1]):
             break
-        times[base + hole] = times[base + parent]
-        tasks[base + hole] = tasks[base + parent]
+        heap[base + hole, 0] = heap[base + parent, 0]
+        heap[base + hole, 1] = heap[base + parent, 1]
         hole = parent
-    times[base + hole] = time
-    tasks[base + hole] = task
+    heap[base + hole, 0] = time
+    heap[base + hole, 1] = task
 
 
-@njit(cache=True)
-def drop_first(times: Int64, tasks: Int64, base: int, size: int) -> None:
-    """Remove the least entry of the heap of `size` entries that starts at `base`."""
+@njit(cache=True, forceinline=True)
+def drop_first(heap: Int64, base: int, size: int) -> None:
+    """Remove the least row of the heap of `size` rows that starts at row `base`."""
     last = size - 1
-    time = times[base + last]
-    task = tasks[base + last]
+    time = heap[base + last, 0]
+    task = heap[base + last, 1]
     hole = 0
     while True:
         child = 2 * hole + 1
         if child >= last:
             break
         if child + 1 < last and _before(
-            times[base + child + 1], tasks[base + child + 1], times[base + child], tasks[base + child]
+            heap[base + child + 1, 0], heap[base + child + 1, 1], heap[base + child, 0], heap[base + child, 1]
         ):
             child += 1
-        if not _before(times[base + child], tasks[base + child], time, task):
+        if not _before(heap[base + child, 0], heap[base + child, 1], time, task):
             break
-        times[base + hole] = times[base + child]
-        tasks[base + hole] = tasks[base + child]
+        heap[base + hole, 0] = heap[base + child, 0]
+        heap[base + hole, 1] = heap[base + child, 1]
         hole = child
-    times[base + hole] = time
-    tasks[base + hole] = task
+    heap[base + hole, 0] = time
+    heap[base + hole, 1] = task

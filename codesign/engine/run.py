@@ -8,7 +8,40 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from codesign.engine.event import LOGGED, NEVER, NOW, Layout, State, end_firings, next_instant, start_all
+from codesign.engine.event import (
+    AMOUNT,
+    CANDIDATES,
+    DONE,
+    DURATION,
+    EDGE_COLUMNS,
+    ENDED,
+    FIRINGS,
+    FIRST_START,
+    FLOW_END,
+    FREE,
+    IN_END,
+    IN_START,
+    IS_CANDIDATE,
+    LAST_END,
+    LOGGED,
+    NEVER,
+    NOW,
+    OUT_END,
+    OUT_START,
+    POOL_COLUMNS,
+    QUEUE_BASE,
+    RATE,
+    RESOURCE,
+    SERVERS,
+    SOURCE,
+    TASK_COLUMNS,
+    TOTALS,
+    WAITED,
+    Simulation,
+    end_firings,
+    next_instant,
+    start_all,
+)
 from codesign.engine.heap import Int64
 from codesign.engine.steady import Watch, new_watch, skip_periods
 from codesign.errors import CodesignError
@@ -35,17 +68,16 @@ class Timeline:
 
 
 @njit(cache=True)
-def _run(p: Layout, s: State, w: Watch, skip: bool, log: Int64) -> int:
-    simulated = 0
+def _run(s: Simulation, w: Watch, skip: bool, log: Int64) -> None:
     while True:
-        start_all(p, s, log)
+        start_all(s, log)
         if skip:
-            skip_periods(p, s, w)
-        instant = next_instant(p, s)
+            skip_periods(s, w)
+        instant = next_instant(s)
         if instant == NEVER:
-            return simulated
-        s.totals[NOW] = instant
-        simulated += end_firings(p, s)
+            return
+        s.total[NOW] = instant
+        end_firings(s)
 
 
 def run(program: Program, *, skip: bool = True) -> Timeline:
@@ -70,26 +102,25 @@ def _execute(program: Program, skip: bool, log: Int64) -> Timeline:
     if program.count.size == 0:
         empty = np.zeros(0, np.int64)
         return Timeline(program, 0, empty, empty, empty, 0, 0)
-    layout = _layout(program)
-    events = _most_events(program, layout)
-    state = _initial_state(layout, events)
-    watch = new_watch(program.count.size, len(program.resources), program.edge_source.size, events)
-    simulated = int(_run(layout, state, watch, skip, log))
-    if (state.done < program.count).any():
-        stuck = int(np.flatnonzero(state.done < program.count)[0])
+    simulation = _begin(program)
+    watch = new_watch(program.count.size, len(program.resources), program.edge_source.size, simulation.event.shape[0])
+    _run(simulation, watch, skip, log)
+    task = simulation.task
+    if (task[:, DONE] < program.count).any():
+        stuck = int(np.flatnonzero(task[:, DONE] < program.count)[0])
         raise CodesignError(
-            f"the program cannot end: task {stuck} ('{program.labels[stuck]}') waits after {state.done[stuck]} of "
+            f"the program cannot end: task {stuck} ('{program.labels[stuck]}') waits after {task[stuck, DONE]} of "
             f"{program.count[stuck]} firings"
         )
-    assert log.shape[0] in (0, int(state.totals[LOGGED]))
+    assert log.shape[0] in (0, int(simulation.total[LOGGED]))
     return Timeline(
         program,
-        int(state.last_end.max()),
-        state.first_start,
-        state.last_end,
-        state.waited,
+        int(task[:, LAST_END].max()),
+        task[:, FIRST_START].copy(),
+        task[:, LAST_END].copy(),
+        task[:, WAITED].copy(),
         int(program.count.sum()),
-        simulated,
+        int(simulation.total[ENDED]),
     )
 
 
@@ -98,28 +129,41 @@ def shared_rate(bytes_per_tick: float | None) -> int:
     return 0 if bytes_per_tick is None else max(1, round(bytes_per_tick * SHARED_UNITS_PER_BYTE))
 
 
-def _layout(program: Program) -> Layout:
-    tasks = program.count.size
-    out_start, out_edges = _grouped(program.edge_source, tasks)
-    in_start, in_edges = _grouped(program.edge_target, tasks)
-    queue_base, _ = _grouped(program.resource, len(program.resources))
-    return Layout(
-        servers=np.array([resource.servers for resource in program.resources], np.int64),
-        rate=np.array([shared_rate(resource.bytes_per_tick) for resource in program.resources], np.int64),
-        resource=program.resource,
-        duration=program.duration,
-        amount=program.amount,
-        firings=program.count,
-        source=program.edge_source,
-        target=program.edge_target,
-        base=program.edge_base,
-        step=program.edge_step,
-        stride=program.edge_stride,
-        out_start=out_start,
-        out_edges=out_edges,
-        in_start=in_start,
-        in_edges=in_edges,
-        queue_base=queue_base,
+def _begin(program: Program) -> Simulation:
+    """The program's arrays laid out for the event loop, before the first instant."""
+    tasks, edges = program.count.size, program.edge_source.size
+    pool = np.zeros((len(program.resources), POOL_COLUMNS), np.int64)
+    pool[:, SERVERS] = pool[:, FREE] = [resource.servers for resource in program.resources]
+    pool[:, RATE] = [shared_rate(resource.bytes_per_tick) for resource in program.resources]
+    pool[:, FLOW_END] = NEVER
+    pool[:, QUEUE_BASE] = _grouped(program.resource, len(pool))[0][:-1]
+
+    by_target, in_edges = _grouped(program.edge_target, tasks)
+    edge = np.empty((edges, EDGE_COLUMNS), np.int64)
+    columns = (program.edge_source, program.edge_target, program.edge_base, program.edge_step, program.edge_stride)
+    for position, column in enumerate(columns):
+        edge[:, position] = column[in_edges]
+    by_source, out_edge = _grouped(edge[:, SOURCE], tasks)
+
+    task = np.zeros((tasks, TASK_COLUMNS), np.int64)
+    task[:, RESOURCE], task[:, DURATION] = program.resource, program.duration
+    task[:, AMOUNT], task[:, FIRINGS] = program.amount, program.count
+    task[:, IN_START], task[:, IN_END] = by_target[:-1], by_target[1:]
+    task[:, OUT_START], task[:, OUT_END] = by_source[:-1], by_source[1:]
+    task[:, FIRST_START], task[:, IS_CANDIDATE] = -1, 1
+    total = np.zeros(TOTALS, np.int64)
+    total[CANDIDATES] = tasks  # every task is looked at first
+    return Simulation(
+        task=task,
+        pool=pool,
+        edge=edge,
+        out_edge=out_edge,
+        queue=np.zeros((tasks, 2), np.int64),
+        flow=np.zeros((tasks, 2), np.int64),
+        event=np.zeros((_most_events(program, pool), 2), np.int64),
+        candidate=np.arange(tasks, dtype=np.int64),
+        open_task=np.zeros(tasks, np.int64),
+        total=total,
     )
 
 
@@ -130,46 +174,10 @@ def _grouped(keys: np.ndarray[Any, Any], groups: int) -> tuple[Int64, Int64]:
     return start, np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def _most_events(program: Program, layout: Layout) -> int:
+def _most_events(program: Program, pool: Int64) -> int:
     """The most firings that can be in flight at once: one a server, and those within a transfer's latency."""
-    rate = layout.rate[program.resource]
-    shared = rate > 0
+    rate = pool[program.resource, RATE]
     in_latency = program.duration * rate // np.maximum(program.amount, 1) + 2
-    pipelined = np.minimum(program.count, in_latency)[shared].sum()
-    exclusive = layout.servers[layout.rate == 0].sum()
+    pipelined = np.minimum(program.count, in_latency)[rate > 0].sum()
+    exclusive = np.minimum(pool[pool[:, RATE] == 0, SERVERS], program.count.sum()).sum()
     return int(pipelined + exclusive + 1)
-
-
-def _initial_state(p: Layout, events: int) -> State:
-    tasks, resources = p.firings.size, p.servers.size
-
-    def zeros(size: int) -> Int64:
-        return np.zeros(size, np.int64)
-
-    totals = zeros(5)
-    totals[2] = tasks  # every task is looked at first
-    return State(
-        started=zeros(tasks),
-        done=zeros(tasks),
-        first_start=np.full(tasks, -1, np.int64),
-        last_end=zeros(tasks),
-        waited=zeros(tasks),
-        queued=zeros(tasks),
-        moving=zeros(tasks),
-        free=p.servers.copy(),
-        queue_time=zeros(tasks),
-        queue_task=zeros(tasks),
-        queue_size=zeros(resources),
-        flow_key=zeros(tasks),
-        flow_task=zeros(tasks),
-        flow_size=zeros(resources),
-        flow_end=np.full(resources, NEVER, np.int64),
-        service=zeros(resources),
-        served_at=zeros(resources),
-        event_time=zeros(events),
-        event_task=zeros(events),
-        candidates=np.arange(tasks, dtype=np.int64),
-        is_candidate=np.ones(tasks, np.int64),
-        open_tasks=zeros(tasks),
-        totals=totals,
-    )

@@ -14,11 +14,38 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from codesign.engine.event import EVENTS, NEVER, NOW, OPEN, Layout, State
+from codesign.engine.event import (
+    BASE,
+    DONE,
+    ENDED,
+    EVENTS,
+    FIRINGS,
+    FLOW_END,
+    FLOW_SIZE,
+    IN_END,
+    IN_START,
+    NEVER,
+    NOW,
+    OPEN,
+    OUT_END,
+    OUT_START,
+    QUEUE_BASE,
+    QUEUE_SIZE,
+    SERVED_AT,
+    SERVICE,
+    SOURCE,
+    STARTED,
+    STEP,
+    STRIDE,
+    TARGET,
+    WAITED,
+    Simulation,
+)
 from codesign.engine.heap import Int64
 
 MINIMUM_FIRINGS = 4  # a task with fewer firings left is not worth watching
-ANCHOR, SEEN, ADVANCES, SAVE_AT, LENGTH, TIME = 0, 1, 2, 3, 4, 5
+PATIENCE = 1 << 14  # advances of an anchor after which a run is taken not to repeat
+ANCHOR, SEEN, ADVANCES, SAVE_AT, LENGTH, TIME, LOOK_AT = range(7)
 
 
 class Watch(NamedTuple):
@@ -26,18 +53,16 @@ class Watch(NamedTuple):
 
     current: Int64
     saved: Int64
-    started: Int64
-    done: Int64
-    waited: Int64
-    marks: Int64  # the positions above
+    counters: Int64  # (T, 3) firings started, done, and time waited
+    mark: Int64  # the positions above
 
 
 @njit(cache=True)
-def _write_sorted(times: Int64, tasks: Int64, base: int, size: int, origin: int, out: Int64, at: int) -> int:
+def _write_sorted(heap: Int64, base: int, size: int, origin: int, out: Int64, at: int) -> int:
     """Write a heap's entries in order to `out`, times relative to `origin`: by insertion, as heaps are small."""
     begin = at
     for entry in range(base, base + size):
-        time, task = times[entry] - origin, tasks[entry]
+        time, task = heap[entry, 0] - origin, heap[entry, 1]
         slot = at
         while slot > begin and (out[slot - 2] > time or (out[slot - 2] == time and out[slot - 1] > task)):
             out[slot], out[slot + 1] = out[slot - 2], out[slot - 1]
@@ -48,143 +73,156 @@ def _write_sorted(times: Int64, tasks: Int64, base: int, size: int, origin: int,
 
 
 @njit(cache=True)
-def _write_in_flight(p: Layout, s: State, out: Int64) -> int:
-    now = s.totals[NOW]
-    at = _write_sorted(s.event_time, s.event_task, 0, s.totals[EVENTS], now, out, 0)
-    for pool in range(p.servers.size):
-        base = p.queue_base[pool]
-        out[at], out[at + 1] = -1 - s.queue_size[pool], 0
-        if s.flow_size[pool] > 0:
-            out[at + 1] = now - s.served_at[pool]
-        at = _write_sorted(s.queue_time, s.queue_task, base, s.queue_size[pool], now, out, at + 2)
-        at = _write_sorted(s.flow_key, s.flow_task, base, s.flow_size[pool], s.service[pool], out, at)
+def _write_in_flight(s: Simulation, out: Int64) -> int:
+    now = s.total[NOW]
+    at = _write_sorted(s.event, 0, s.total[EVENTS], now, out, 0)
+    for pool in range(s.pool.shape[0]):
+        base, waiting, moving = s.pool[pool, QUEUE_BASE], s.pool[pool, QUEUE_SIZE], s.pool[pool, FLOW_SIZE]
+        out[at], out[at + 1] = -1 - waiting, 0
+        if moving > 0:
+            out[at + 1] = now - s.pool[pool, SERVED_AT]
+        at = _write_sorted(s.queue, base, waiting, now, out, at + 2)
+        at = _write_sorted(s.flow, base, moving, s.pool[pool, SERVICE], out, at)
     return at
 
 
 @njit(cache=True)
-def _write_slacks(p: Layout, s: State, out: Int64, at: int) -> int:
-    """Write how far each live edge's source is ahead; forget tasks that have ended. Barriers are left out: their
-    source is open or their target may start, and neither changes while no task runs out."""
+def _forget_ended(s: Simulation) -> None:
+    """Keep in the list of open tasks only those that have firings to come or in flight."""
     kept = 0
-    for entry in range(s.totals[OPEN]):
-        task = s.open_tasks[entry]
-        if s.done[task] == p.firings[task]:
-            continue
-        s.open_tasks[kept] = task
-        kept += 1
+    for entry in range(s.total[OPEN]):
+        task = s.open_task[entry]
+        if s.task[task, DONE] < s.task[task, FIRINGS]:
+            s.open_task[kept] = task
+            kept += 1
+    s.total[OPEN] = kept
+
+
+@njit(cache=True)
+def _write_slacks(s: Simulation, out: Int64, at: int) -> int:
+    """Write how far each live edge's source is ahead. Barriers are left out: their source is open or their target may
+    start, and neither changes while no task runs out."""
+    for entry in range(s.total[OPEN]):
+        task = s.open_task[entry]
         out[at] = task
         at += 1
-        firing = s.started[task]
-        for position in range(p.in_start[task], p.in_start[task + 1]):
-            edge = p.in_edges[position]
-            source = p.source[edge]
-            if p.step[edge] == 0 or s.done[source] == p.firings[source] or firing == p.firings[task]:
+        firing = s.task[task, STARTED]
+        for edge in range(s.task[task, IN_START], s.task[task, IN_END]):
+            source = s.edge[edge, SOURCE]
+            ended = s.task[source, DONE] == s.task[source, FIRINGS]
+            if s.edge[edge, STEP] == 0 or ended or firing == s.task[task, FIRINGS]:
                 continue
-            out[at] = s.done[source] - p.base[edge] - (firing // p.stride[edge]) * p.step[edge]
-            out[at + 1] = firing % p.stride[edge]
+            needed = s.edge[edge, BASE] + (firing // s.edge[edge, STRIDE]) * s.edge[edge, STEP]
+            out[at] = s.task[source, DONE] - needed
+            out[at + 1] = firing % s.edge[edge, STRIDE]
             at += 2
-        for position in range(p.out_start[task], p.out_start[task + 1]):
-            edge = p.out_edges[position]
-            if p.step[edge] != 0 and s.started[p.target[edge]] == 0:
-                out[at], out[at + 1] = s.done[task] - p.base[edge], edge
+        for position in range(s.task[task, OUT_START], s.task[task, OUT_END]):
+            edge = s.out_edge[position]
+            if s.edge[edge, STEP] != 0 and s.task[s.edge[edge, TARGET], STARTED] == 0:
+                out[at], out[at + 1] = s.task[task, DONE] - s.edge[edge, BASE], edge
                 at += 2
-    s.totals[OPEN] = kept
     return at
 
 
 @njit(cache=True)
 def _same(w: Watch, length: int) -> bool:
-    return length == w.marks[LENGTH] and bool(np.all(w.current[:length] == w.saved[:length]))
+    return length == w.mark[LENGTH] and bool(np.all(w.current[:length] == w.saved[:length]))
 
 
 @njit(cache=True)
-def _save(s: State, w: Watch, length: int) -> None:
-    w.marks[LENGTH] = length
-    w.marks[TIME] = s.totals[NOW]
+def _save(s: Simulation, w: Watch, length: int) -> None:
+    w.mark[LENGTH] = length
+    w.mark[TIME] = s.total[NOW]
     w.saved[:length] = w.current[:length]
-    for entry in range(s.totals[OPEN]):
-        task = s.open_tasks[entry]
-        w.started[task], w.done[task], w.waited[task] = s.started[task], s.done[task], s.waited[task]
+    for entry in range(s.total[OPEN]):
+        task = s.open_task[entry]
+        w.counters[task, 0] = s.task[task, STARTED]
+        w.counters[task, 1] = s.task[task, DONE]
+        w.counters[task, 2] = s.task[task, WAITED]
 
 
 @njit(cache=True)
-def _whole_periods(p: Layout, s: State, w: Watch) -> int:
+def _whole_periods(s: Simulation, w: Watch) -> int:
     """How often the period can repeat while every task that advances in it still has a firing left after it."""
     periods = NEVER
-    for entry in range(s.totals[OPEN]):
-        task = s.open_tasks[entry]
-        advance = s.started[task] - w.started[task]
+    for entry in range(s.total[OPEN]):
+        task = s.open_task[entry]
+        advance = s.task[task, STARTED] - w.counters[task, 0]
         if advance > 0:
-            periods = min(periods, (p.firings[task] - 1 - s.started[task]) // advance)
+            periods = min(periods, (s.task[task, FIRINGS] - 1 - s.task[task, STARTED]) // advance)
     return 0 if periods == NEVER else max(periods, 0)
 
 
 @njit(cache=True)
-def _repeat(p: Layout, s: State, w: Watch, periods: int) -> None:
-    shift = periods * (s.totals[NOW] - w.marks[TIME])
-    for entry in range(s.totals[OPEN]):
-        task = s.open_tasks[entry]
-        s.started[task] += periods * (s.started[task] - w.started[task])
-        s.done[task] += periods * (s.done[task] - w.done[task])
-        s.waited[task] += periods * (s.waited[task] - w.waited[task])
-    for pool in range(p.servers.size):
-        base = p.queue_base[pool]
-        s.queue_time[base : base + s.queue_size[pool]] += shift
-        s.served_at[pool] += shift
-        if s.flow_end[pool] != NEVER:
-            s.flow_end[pool] += shift
-    s.event_time[: s.totals[EVENTS]] += shift
-    s.totals[NOW] += shift
+def _repeat(s: Simulation, w: Watch, periods: int) -> None:
+    shift = periods * (s.total[NOW] - w.mark[TIME])
+    for entry in range(s.total[OPEN]):
+        task = s.open_task[entry]
+        s.task[task, STARTED] += periods * (s.task[task, STARTED] - w.counters[task, 0])
+        s.task[task, DONE] += periods * (s.task[task, DONE] - w.counters[task, 1])
+        s.task[task, WAITED] += periods * (s.task[task, WAITED] - w.counters[task, 2])
+    for pool in range(s.pool.shape[0]):
+        base = s.pool[pool, QUEUE_BASE]
+        s.queue[base : base + s.pool[pool, QUEUE_SIZE], 0] += shift
+        s.pool[pool, SERVED_AT] += shift
+        if s.pool[pool, FLOW_END] != NEVER:
+            s.pool[pool, FLOW_END] += shift
+    s.event[: s.total[EVENTS], 0] += shift
+    s.total[NOW] += shift
 
 
 @njit(cache=True)
-def _choose_anchor(p: Layout, s: State, w: Watch) -> None:
-    """Watch the open task with the most firings left."""
-    w.marks[ANCHOR] = -1
+def _choose_anchor(s: Simulation, w: Watch) -> None:
+    """Watch the open task with the most firings left. With none, look again only after as many firings as there are
+    open tasks, so that looking never costs more than running."""
+    _forget_ended(s)
+    w.mark[ANCHOR] = -1
+    w.mark[LOOK_AT] = s.total[ENDED] + s.total[OPEN]
     most = MINIMUM_FIRINGS
-    for entry in range(s.totals[OPEN]):
-        task = s.open_tasks[entry]
-        if p.firings[task] - s.started[task] > most:
-            most = p.firings[task] - s.started[task]
-            w.marks[ANCHOR] = task
-    if w.marks[ANCHOR] >= 0:
-        w.marks[SEEN] = s.done[w.marks[ANCHOR]]
-        w.marks[ADVANCES] = 0
-        w.marks[SAVE_AT] = 1
-        w.marks[LENGTH] = -1
+    for entry in range(s.total[OPEN]):
+        task = s.open_task[entry]
+        left = s.task[task, FIRINGS] - s.task[task, STARTED]
+        if left > most:
+            most = left
+            w.mark[ANCHOR] = task
+    if w.mark[ANCHOR] >= 0:
+        w.mark[SEEN] = s.task[w.mark[ANCHOR], DONE]
+        w.mark[ADVANCES] = 0
+        w.mark[SAVE_AT] = 1
+        w.mark[LENGTH] = -1
 
 
 @njit(cache=True)
-def skip_periods(p: Layout, s: State, w: Watch) -> None:
-    """Look for a steady state, and add its periods when there is one. Called when nothing more can start now."""
-    anchor = w.marks[ANCHOR]
-    if anchor < 0 or s.started[anchor] == p.firings[anchor]:
-        _choose_anchor(p, s, w)
-        return
-    if s.done[anchor] == w.marks[SEEN]:
-        return
-    w.marks[SEEN] = s.done[anchor]
-    w.marks[ADVANCES] += 1
-    length = _write_slacks(p, s, w.current, _write_in_flight(p, s, w.current))
+def _compare(s: Simulation, w: Watch) -> None:
+    """The anchor has advanced: add whole periods when the state is one seen before, else remember it now and then."""
+    _forget_ended(s)
+    length = _write_slacks(s, w.current, _write_in_flight(s, w.current))
     if _same(w, length):
-        periods = _whole_periods(p, s, w)
+        periods = _whole_periods(s, w)
         if periods > 0:
-            _repeat(p, s, w, periods)
-        _choose_anchor(p, s, w)
-    elif w.marks[ADVANCES] == w.marks[SAVE_AT]:
-        w.marks[SAVE_AT] *= 2
+            _repeat(s, w, periods)
+        _choose_anchor(s, w)
+    elif w.mark[ADVANCES] == w.mark[SAVE_AT]:
+        w.mark[SAVE_AT] *= 2
         _save(s, w, length)
+
+
+@njit(cache=True, forceinline=True)
+def skip_periods(s: Simulation, w: Watch) -> None:
+    """Look for a steady state, and add its periods when there is one. Called when nothing more can start now."""
+    anchor = w.mark[ANCHOR]
+    if anchor < 0 or s.task[anchor, STARTED] == s.task[anchor, FIRINGS]:
+        if s.total[ENDED] >= w.mark[LOOK_AT]:
+            _choose_anchor(s, w)
+        return
+    if s.task[anchor, DONE] != w.mark[SEEN] and w.mark[ADVANCES] < PATIENCE:
+        w.mark[SEEN] = s.task[anchor, DONE]
+        w.mark[ADVANCES] += 1
+        _compare(s, w)
 
 
 def new_watch(tasks: int, resources: int, edges: int, events: int) -> Watch:
     """Room for the largest state of a program of that size."""
     room = 2 * events + 2 * resources + 5 * tasks + 4 * edges + 8
-    marks = np.array([-1, 0, 0, 1, -1, 0], np.int64)
-    return Watch(
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-        np.zeros(tasks, np.int64),
-        np.zeros(tasks, np.int64),
-        np.zeros(tasks, np.int64),
-        marks,
-    )
+    mark = np.array([-1, 0, 0, 1, -1, 0, 0], np.int64)
+    return Watch(np.empty(room, np.int64), np.empty(room, np.int64), np.zeros((tasks, 3), np.int64), mark)
