@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
-from codesign.device import Device, Provenance
 from codesign.errors import BadParameter, nearest
+from codesign.hardware import Device, Provenance
 
 ENTRY_POINTS = "codesign.devices"
 """Entry-point group whose values name packages that hold device files and, if they add one, a device class."""
@@ -21,8 +22,8 @@ ENTRY_POINTS = "codesign.devices"
 @cache
 def device_files() -> dict[str, Path]:
     """Path of each device file by device name."""
-    packages = ["hwmodels.devices", *(point.value for point in metadata.entry_points(group=ENTRY_POINTS))]
-    folders = [Path(str(resources.files(package))) for package in packages]
+    first, *others = _packages()
+    folders = [Path(str(resources.files(package))) for package in (f"{first}.devices", *others)]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -58,6 +59,26 @@ def known_devices() -> str:
     return f"; known devices: {', '.join(device_names())}"
 
 
+def device_classes() -> list[str]:
+    """Names of the device classes that some device file uses."""
+    return sorted({_read(path)["class"] for path in device_files().values()})
+
+
+def class_module(device_class: str, name: str) -> ModuleType | None:
+    """A module of a device class's folder, such as its `validation`; None when the class has none of that name."""
+    for package in _packages():
+        try:
+            return importlib.import_module(f"{package}.{device_class}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name not in (f"{package}.{device_class}", f"{package}.{device_class}.{name}"):
+                raise
+    return None
+
+
+def _packages() -> list[str]:
+    return ["hwmodels", *(point.value for point in metadata.entry_points(group=ENTRY_POINTS))]
+
+
 def parameter_names(parameters: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of all parameters, nested ones included."""
     names = []
@@ -85,17 +106,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _device_class(name: str) -> type[Device]:
-    packages = ["hwmodels", *(point.value for point in metadata.entry_points(group=ENTRY_POINTS))]
-    for package in packages:
-        try:
-            module = importlib.import_module(f"{package}.{name}.device")
-        except ModuleNotFoundError as error:
-            if error.name not in (f"{package}.{name}", f"{package}.{name}.device"):
-                raise
-            continue
-        found: type[Device] = module.DEVICE_CLASS
-        return found
-    raise BadParameter(f"unknown device class '{name}'")
+    module = class_module(name, "device")
+    if module is None:
+        raise BadParameter(f"unknown device class '{name}'")
+    found: type[Device] = module.DEVICE_CLASS
+    return found
 
 
 def _apply(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from codesign.device import Device, MappedOp, MemoryPlan, Tasks
 from codesign.dtypes import dtype as element_type
 from codesign.engine.analytic import demand_ticks, lower_bound_ticks
 from codesign.engine.run import Timeline, run
 from codesign.errors import BadParameter
 from codesign.graph import Graph
+from codesign.hardware import Device, MappedOp, MemoryPlan, Tasks
 from codesign.lower import values_of, work_of
 from codesign.memory import live_bytes
 from codesign.ops.base import Value

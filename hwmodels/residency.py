@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 
-from codesign.device import Fit, MappedOp, MemoryPlan
 from codesign.dtypes import dtype as element_type
 from codesign.graph import Graph, Op
+from codesign.hardware import Fit, MappedOp, MemoryPlan
 from codesign.lower import values_of
 from codesign.memory import live_bytes
 from codesign.ops.base import Value

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.device import MappedOp
 from codesign.engine.analytic import lower_bound_ticks
 from codesign.engine.run import run
+from codesign.hardware import MappedOp
 from codesign.model import load
 from codesign.program import ProgramBuilder
 from codesign.registry import device

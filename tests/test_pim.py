@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.device import Device, MappedOp, MemoryPlan
 from codesign.engine import Timeline, run
 from codesign.engine.analytic import lower_bound_ticks
 from codesign.errors import BadParameter
+from codesign.hardware import Device, MappedOp, MemoryPlan
 from codesign.model import load
 from codesign.program import ProgramBuilder
 from codesign.registry import device

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from codesign.device import Device, MappedOp
 from codesign.dtypes import dtype as element_type
 from codesign.errors import BadParameter, nearest
+from codesign.hardware import Device, MappedOp
 from codesign.program import Program
 from codesign.study.operator_rules import OPERATORS
 from codesign.work import Work
@@ -141,11 +141,12 @@ def _simulate(device: Device, works: tuple[Work, ...], cache: CacheState, fideli
 
 def _program(device: Device, works: tuple[Work, ...], calls: int, warm: bool) -> Program:
     """`calls` calls of the works one after the other. What an earlier piece of the same call read or wrote is as recent
-    as a warm operand."""
+    as a warm operand. A cold cache is full of other results, which leave for main memory to make room, so each byte
+    written costs one of main memory."""
     from codesign.simulation import map_ops
 
     ops = [
-        MappedOp(work.kind, work, (warm or index > 0,) * len(work.reads), keep_output=True)
+        MappedOp(work.kind, work, (warm or index > 0,) * len(work.reads), keep_output=warm)
         for index, work in enumerate(works * calls)
     ]
     return map_ops(device, ops)[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codesign.device import MappedOp, Tasks
+from codesign.hardware import MappedOp, Tasks
 from codesign.program import ProgramBuilder, Resource
 from hwmodels.cpu.parameters import CpuParameters
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from codesign.device import MappedOp, Tasks
 from codesign.dtypes import dtype as element_type
+from codesign.hardware import MappedOp, Tasks
 from codesign.program import ProgramBuilder
 from codesign.work import Attention, Collective, Contraction, Gather, Map, Move, Reduce, Scan, Sort, Transform, Work
 from hwmodels.cpu.loop import Loop, traffic, write_tasks

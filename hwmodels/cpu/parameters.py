@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from codesign.device import Parameters
+from codesign.hardware import Parameters
 
 
 def positive(description: str, **limits: Any) -> Any:

@@ -7,7 +7,7 @@ Few queries (decoding) are split over the keys, and a second kernel combines the
 
 from __future__ import annotations
 
-from codesign.device import MappedOp
+from codesign.hardware import MappedOp
 from codesign.work import Attention
 from hwmodels.gpu.arithmetic import matrix_unit
 from hwmodels.gpu.kernel import Kernel, Traffic

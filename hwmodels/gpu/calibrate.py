@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codesign.device import Device
+from codesign.hardware import Device
 from codesign.registry import device
 from codesign.study.operators import simulate_operators
 from hwmodels.gpu.measurements import DEVICE, Measured, energies, of_kinds, operators

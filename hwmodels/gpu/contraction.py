@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.device import MappedOp
+from codesign.hardware import MappedOp
 from codesign.work import Contraction
 from hwmodels.gpu.arithmetic import Unit, matrix_unit, vector_unit
 from hwmodels.gpu.kernel import SLICES, Kernel, Traffic

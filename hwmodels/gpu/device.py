@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from codesign.device import Device, MappedOp, MemoryPlan, Parameters, Tasks
 from codesign.dtypes import dtype as element_type
 from codesign.graph import Graph
+from codesign.hardware import Device, MappedOp, MemoryPlan, Parameters, Tasks
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Work
 from hwmodels.gpu import kernel

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from codesign.device import Tasks
+from codesign.hardware import Tasks
 from codesign.program import ProgramBuilder, Resource
 from hwmodels.gpu.parameters import GpuParameters
 

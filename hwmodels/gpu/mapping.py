@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from codesign.device import MappedOp, Tasks
+from codesign.hardware import MappedOp, Tasks
 from codesign.program import ProgramBuilder
 from codesign.work import (
     Attention,

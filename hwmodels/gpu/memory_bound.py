@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from codesign.device import MappedOp
 from codesign.dtypes import dtype as element_type
+from codesign.hardware import MappedOp
 from codesign.work import Gather, Map, Move, Reduce, Scan, Sort, Transform, Work
 from hwmodels.gpu.arithmetic import vector_unit
 from hwmodels.gpu.kernel import Kernel, Traffic

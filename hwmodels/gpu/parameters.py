@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from codesign.device import Parameters
+from codesign.hardware import Parameters
 
 
 def positive(description: str, **limits: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codesign.device import MappedOp
+from codesign.hardware import MappedOp
 from hwmodels.gpu.kernel import Traffic
 from hwmodels.gpu.parameters import Cache
 

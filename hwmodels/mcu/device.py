@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from codesign.device import Device, MappedOp, MemoryPlan, Parameters, Provenance, Tasks
 from codesign.dtypes import DTYPES
 from codesign.graph import Graph
+from codesign.hardware import Device, MappedOp, MemoryPlan, Parameters, Provenance, Tasks
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Move, Work
 from hwmodels.deployment import deployed_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from codesign.device import Parameters
+from codesign.hardware import Parameters
 
 
 class Core(Parameters):

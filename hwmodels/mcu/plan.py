@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codesign.device import Fit, MappedOp, MemoryPlan
 from codesign.dtypes import dtype
 from codesign.graph import Graph
+from codesign.hardware import Fit, MappedOp, MemoryPlan
 from codesign.lower import values_of
 from codesign.memory import live_bytes
 from codesign.work import Work

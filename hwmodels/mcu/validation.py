@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from codesign.device import Device, MappedOp
+from codesign.hardware import Device, MappedOp
 from codesign.registry import device
 from codesign.simulation import run_ops
 from codesign.validation import Bound, Comparison

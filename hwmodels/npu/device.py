@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from codesign.device import Device, MappedOp, MemoryPlan, Parameters, Provenance, Tasks
 from codesign.dtypes import DTYPES
 from codesign.graph import Graph
+from codesign.hardware import Device, MappedOp, MemoryPlan, Parameters, Provenance, Tasks
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Move, Work
 from hwmodels.npu.array import macs_per_cycle

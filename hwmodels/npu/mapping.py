@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from codesign.device import MappedOp
 from codesign.dtypes import dtype
+from codesign.hardware import MappedOp
 from codesign.work import Attention, Contraction, Map, Move, Operand, Reduce, Work
 from hwmodels.npu.parameters import NpuParameters
 from hwmodels.npu.pipeline import Load, Pipeline, event_ticks

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from codesign.device import Parameters
+from codesign.hardware import Parameters
 
 Dataflow = Literal["weight_stationary", "output_stationary", "input_stationary", "dot_product"]
 

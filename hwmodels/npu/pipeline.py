@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from codesign.device import Tasks
 from codesign.engine.run import run
+from codesign.hardware import Tasks
 from codesign.program import ProgramBuilder, Resource
 from hwmodels.npu.parameters import NpuParameters
 from hwmodels.npu.tiling import Tiling

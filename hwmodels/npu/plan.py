@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from codesign.device import Fit, MappedOp, MemoryPlan
 from codesign.graph import Graph, Op
+from codesign.hardware import Fit, MappedOp, MemoryPlan
 from codesign.lower import values_of
 from codesign.memory import last_uses, live_bytes
 from codesign.ops.base import Value

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.device import MappedOp
+from codesign.hardware import MappedOp
 from codesign.registry import device
 from codesign.simulation import run_ops
 from codesign.validation import Bound, Comparison

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import ClassVar
 
-from codesign.device import Device, MappedOp, MemoryPlan, Parameters, Tasks
 from codesign.dtypes import dtype as element_type
 from codesign.graph import Graph
+from codesign.hardware import Device, MappedOp, MemoryPlan, Parameters, Tasks
 from codesign.program import ProgramBuilder, Resource
 from codesign.work import Work
 from hwmodels.pim import tasks

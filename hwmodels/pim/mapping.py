@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from codesign.device import MappedOp, Tasks
 from codesign.dtypes import dtype
+from codesign.hardware import MappedOp, Tasks
 from codesign.work import (
     Attention,
     Collective,

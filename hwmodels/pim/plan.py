@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from codesign.device import Fit, MappedOp, MemoryPlan
 from codesign.dtypes import dtype
 from codesign.graph import Graph, Op
+from codesign.hardware import Fit, MappedOp, MemoryPlan
 from codesign.lower import values_of
 from codesign.memory import last_uses, live_bytes
 from codesign.ops.base import Value

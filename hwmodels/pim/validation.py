@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from codesign.device import Device, MappedOp
+from codesign.hardware import Device, MappedOp
 from codesign.registry import device
 from codesign.simulation import run_ops
 from codesign.validation import Bound, Comparison

@@ -1,0 +1,398 @@
+"""The command line: thin commands over the Python interface. Everything heavy is imported by the command that needs it.
+
+Errors of the user's making are one line on standard error and exit code 2; `--debug` shows where they came from.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from codesign.errors import BadParameter, CodesignError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from codesign.graph import Graph
+    from codesign.report.report import Report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Simulate neural networks on GPUs, NPUs, PIM DRAM, microcontrollers and CPUs; sweep the hardware; see why.",
+)
+
+ModelArgument = Annotated[str, typer.Argument(help="path of an ONNX file, or zoo:NAME", metavar="MODEL")]
+DeviceOption = Annotated[str, typer.Option("--device", "-d", help="device name, or path of a device's YAML file")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="element type: fp32, fp16, bf16, int8, ... (default: the device's)")
+]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="batch size (default: as in the file, or 1)")]
+BindOption = Annotated[list[str] | None, typer.Option(help="size of a symbolic dimension, as sequence=128; repeatable")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="device parameter, as dram.bandwidth=4e12; repeatable")
+]
+FidelityOption = Annotated[
+    Literal["analytic", "event", "cycle"],
+    typer.Option(help="analytic (lower bound), event, or cycle where the device has it"),
+]
+TopOption = Annotated[int, typer.Option(min=1, help="how many of the slowest operations to show")]
+SeedWeightsOption = Annotated[
+    int | None, typer.Option("--seed-weights", help="fill weights that the model lacks from this seed")
+]
+
+
+def _load(model: str, batch: int | None, bind: list[str] | None) -> Graph:
+    from codesign.model import load
+    from codesign.study.vary import parse_settings
+
+    sizes = parse_settings(bind or [])
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise BadParameter(f"--bind {name}={size}: expected a whole number of at least 1")
+    return load(model, batch=batch, bind={name: int(size) for name, size in sizes.items()})
+
+
+def _warn(warnings: list[str] | tuple[str, ...]) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _settings(texts: list[str] | None) -> dict[str, Any]:
+    from codesign.study.vary import parse_settings
+
+    return parse_settings(texts or [])
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    batch: BatchOption = None,
+    bind: BindOption = None,
+    dtype: DtypeOption = None,
+    top: TopOption = 20,
+    raw: Annotated[bool, typer.Option("--raw", help="the graph as loaded, before fusion")] = False,
+    json: Annotated[Path | None, typer.Option(help="also write all operations as JSON ('-': standard output)")] = None,
+) -> None:
+    """List a model's operations, parameters, MACs, bytes, arithmetic intensity and peak live memory."""
+    from codesign.study.inspect import inspect as inspect_graph
+
+    graph = _load(model, batch, bind)
+    found = inspect_graph(graph, dtype, fused=not raw)
+    if json is not None:
+        _write_text(json, found.to_json())
+    if json is None or str(json) != "-":
+        from rich.console import Console
+
+        Console().print(found.table(top))
+    _warn(graph.warnings)
+
+
+@app.command()
+def simulate(
+    model: ModelArgument,
+    device: DeviceOption,
+    dtype: DtypeOption = None,
+    batch: BatchOption = None,
+    bind: BindOption = None,
+    settings: SetOption = None,
+    fidelity: FidelityOption = "event",
+    top: TopOption = 10,
+    json: Annotated[Path | None, typer.Option(help="write the result as JSON ('-': standard output)")] = None,
+    html: Annotated[Path | None, typer.Option(help="write a self-contained HTML report")] = None,
+    trace: Annotated[Path | None, typer.Option(help="write a trace for ui.perfetto.dev")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="write the model back with latency and energy on its nodes")] = None,
+) -> None:
+    """Simulate a model on a device: latency, energy, memory, and where the time goes."""
+    from codesign.registry import device as find_device
+    from codesign.simulation import simulate as run
+
+    chosen = find_device(device, **_settings(settings))
+    report = run(_load(model, batch, bind), chosen, dtype=dtype, fidelity=fidelity)
+    if json is not None:
+        _write_text(json, report.to_json())
+    if html is not None:
+        report.to_html(html)
+    if trace is not None:
+        report.to_trace(trace)
+    if onnx is not None:
+        _annotate(model, batch, bind, onnx, report)
+    if json is None or str(json) != "-":
+        report.print(top=top)
+
+
+def _annotate(model: str, batch: int | None, bind: list[str] | None, out: Path, report: Report) -> None:
+    """Write the ONNX file with each node's figures; a zoo model is built again, as it has no file."""
+    from codesign.frontend import annotate
+    from codesign.model import ZOO
+    from codesign.report.metadata import node_metadata
+
+    source: Any = model
+    if model.startswith(ZOO):
+        import workloads
+
+        sizes = {name: int(size) for name, size in _settings(bind).items()}
+        source = workloads.build(model.removeprefix(ZOO), batch=batch or 1, bind=sizes)
+    annotate(source, out, node_metadata(report.document))
+
+
+@app.command()
+def explain(
+    model: ModelArgument,
+    device: DeviceOption,
+    dtype: DtypeOption = None,
+    batch: BatchOption = None,
+    bind: BindOption = None,
+    settings: SetOption = None,
+    fidelity: FidelityOption = "event",
+    top: TopOption = 8,
+) -> None:
+    """Say what bounds a model on a device, what waits, and how far each parameter would move latency and energy."""
+    from rich.console import Console
+
+    from codesign.study.explain import explain as run
+
+    graph = _load(model, batch, bind)
+    Console().print(run(graph, device, dtype, fidelity, _settings(settings), top))
+    _warn(graph.warnings)
+
+
+@app.command()
+def execute(
+    model: ModelArgument,
+    outputs: Annotated[Path, typer.Option(help="where the outputs are written (.npz)")],
+    inputs: Annotated[Path | None, typer.Option(help="inputs by name (.npz)")] = None,
+    seed_inputs: Annotated[int | None, typer.Option(help="make the inputs from this seed")] = None,
+    seed_weights: SeedWeightsOption = None,
+    batch: BatchOption = None,
+    bind: BindOption = None,
+) -> None:
+    """Run a model's numbers on this machine and write its outputs."""
+    import numpy as np
+
+    from codesign.executor import Executor, random_inputs
+    from codesign.transforms import optimise
+
+    if (inputs is None) == (seed_inputs is None):
+        raise BadParameter("execute needs either --inputs FILE.npz or --seed-inputs N")
+    graph = _load(model, batch, bind)
+    feeds = _read_arrays(inputs) if inputs is not None else random_inputs(graph, seed_inputs or 0)
+    results = Executor(optimise(graph), seed_weights=seed_weights).run(feeds)
+    np.savez(outputs, allow_pickle=False, **results)
+    for name, values in results.items():
+        typer.echo(f"{name}: {values.dtype} {list(values.shape)}")
+    _warn(graph.warnings)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise BadParameter(f"inputs {path}: not an .npz file of arrays ({' '.join(str(error).split())})") from error
+
+
+@app.command()
+def ops(
+    device: DeviceOption,
+    source: Annotated[Path, typer.Option("--from", help="CSV with the columns op, dtype, params (JSON)")],
+    json: Annotated[Path, typer.Option(help="where the results are written ('-': standard output)")],
+    cache: Annotated[
+        Literal["cold", "warm"],
+        typer.Option(help="cold: no operand is in a cache; warm: the same call ran just before"),
+    ] = "cold",
+    settings: SetOption = None,
+    fidelity: FidelityOption = "event",
+) -> None:
+    """Simulate single operators from a table, one result a row, in order."""
+    import json as json_module
+
+    from codesign.registry import device as find_device
+    from codesign.study.operators import read_operators, simulate_operators
+
+    chosen = find_device(device, **_settings(settings))
+    results = simulate_operators(chosen, read_operators(source), cache=cache, fidelity=fidelity)
+    _write_text(json, json_module.dumps({"ops": results}, indent=1))
+    if str(json) != "-":
+        typer.echo(f"{len(results)} operators simulated on {chosen.name}, {cache} cache: {json}")
+
+
+@app.command()
+def sweep(
+    model: ModelArgument,
+    device: DeviceOption,
+    vary: Annotated[list[str], typer.Option(help="array.rows=8,16,32 or dram.bandwidth=1e9:16e9:5log; repeatable")],
+    out: Annotated[Path, typer.Option(help="where the points are written (.parquet)")],
+    objective: Annotated[str, typer.Option(help="what to make small: latency, energy, area")] = "latency,energy",
+    plot: Annotated[Path | None, typer.Option(help="figure of the points (default: beside --out, as .html)")] = None,
+    dtype: DtypeOption = None,
+    batch: BatchOption = None,
+    bind: BindOption = None,
+    settings: SetOption = None,
+    fidelity: FidelityOption = "event",
+    processes: Annotated[int | None, typer.Option(min=1, help="how many processes (default: all cores)")] = None,
+) -> None:
+    """Simulate a model at every point of a grid of device parameters; mark the Pareto front.
+
+    Interrupted, it keeps what is done; started again, it goes on from there.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from codesign.report.html import figure_page
+    from codesign.report.sweep import sweep_figure, sweep_table
+    from codesign.study.sweep import sweep as run
+    from codesign.study.vary import parse_vary
+
+    graph = _load(model, batch, bind)
+    names = [name.strip() for name in objective.split(",")]
+    axes = parse_vary(vary)
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("points", total=None)
+        frame = run(
+            graph, device, axes, names, out, dtype, fidelity, _settings(settings), processes,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    title = f"{model} on {device}"
+    Console().print(sweep_table(frame, list(axes), names, title))
+    figure = plot or out.with_suffix(".html")
+    figure.write_text(figure_page(sweep_figure(frame, list(axes), names, title)), encoding="utf-8")
+    typer.echo(f"{len(frame)} points in {out}, figure in {figure}")
+
+
+@app.command()
+def workloads(
+    json: Annotated[bool, typer.Option("--json", help="everything known of each, as JSON")] = False,
+) -> None:
+    """List the built-in networks with what was published about them."""
+    from codesign.study.zoo import zoo_json, zoo_table
+
+    if json:
+        typer.echo(zoo_json())
+        return
+    from rich.console import Console
+
+    Console().print(zoo_table())
+
+
+@app.command()
+def devices() -> None:
+    """List the devices."""
+    from rich.console import Console
+
+    from codesign.study.zoo import device_table
+
+    Console().print(device_table())
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="zoo:NAME", metavar="zoo:NAME")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="where the ONNX file is written")],
+    seed_weights: Annotated[int, typer.Option("--seed-weights", help="seed of the weights")] = 0,
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="structure only: small, enough to simulate")] = False,
+    batch: BatchOption = None,
+    bind: BindOption = None,
+) -> None:
+    """Write a built-in network as an ONNX file."""
+    import workloads as zoo
+    from codesign.model import ZOO
+
+    sizes = {name: int(size) for name, size in _settings(bind).items()}
+    zoo.save(
+        model.removeprefix(ZOO), output, batch=batch or 1, bind=sizes, seed_weights=None if no_weights else seed_weights
+    )
+    typer.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+@app.command()
+def validate(
+    what: Annotated[
+        str | None, typer.Argument(help="ladder, a device class (gpu, npu, ...), or nothing for all")
+    ] = None,
+) -> None:
+    """Print predicted beside published or measured figures; fail when a stated bound is broken."""
+    from rich.console import Console
+
+    from codesign.study.validate import validate as run
+
+    if not run(what, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    device_class: Annotated[str, typer.Argument(help="device class whose calibrated parameters to fit again")],
+) -> None:
+    """Fit a device class's calibrated parameters to its calibration data again, and print them."""
+    from codesign.study.validate import calibrate as run
+
+    for name, value in run(device_class).items():
+        typer.echo(f"{name}: {value:.6g}")
+
+
+@app.command()
+def bench(
+    peers: Annotated[
+        bool, typer.Option("--peers", help="install peers in environments of their own and time them")
+    ] = False,
+) -> None:
+    """Time what must be fast, and peers on the same work in the same run."""
+    from rich.console import Console
+
+    from codesign.study.bench import bench as run
+
+    run(Console(), peers)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a simulation's result."""
+    import json
+
+    from codesign.report.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _write_text(path: Path, text: str) -> None:
+    if str(path) == "-":
+        typer.echo(text)
+        return
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 a stated bound is broken, 2 bad input, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        app(args=words, prog_name="codesign")
+    except CodesignError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)

@@ -1,0 +1,100 @@
+"""Validation: what each device class predicts beside what was published or measured, and the bounds it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from codesign.errors import BadParameter, nearest
+from codesign.registry import class_module, device_classes
+from codesign.study.ladder import climb, ladder_table
+from codesign.validation import Bound, Comparison, measure
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+LADDER = "ladder"
+ROWS_SHOWN = 24
+"""Rows printed of a long group: its worst ones; the statistics are always of all."""
+
+
+def validate(what: str | None, console: Console) -> bool:
+    """Print the comparisons of a device class, the ladder, or (None) of all; False when a stated bound is broken.
+
+    Raises BadParameter when `what` is neither.
+    """
+    known = [*device_classes(), LADDER]
+    if what is not None and what not in known:
+        raise BadParameter(f"nothing to validate is called '{what}'{nearest(what, known)}; known: {', '.join(known)}")
+    holds = True
+    for name in [what] if what else known:
+        holds = (_ladder(console) if name == LADDER else _device_class(name, console)) and holds
+    return holds
+
+
+def calibrate(device_class: str) -> Mapping[str, float]:
+    """Fit the class's calibrated parameters to its calibration data again. Raises BadParameter when it has none."""
+    module = class_module(device_class, "calibrate")
+    if module is None:
+        raise BadParameter(
+            f"device class '{device_class}' has no calibrated parameters{nearest(device_class, device_classes())}"
+        )
+    found: Mapping[str, float] = module.calibrate()
+    return found
+
+
+def _ladder(console: Console) -> bool:
+    import workloads
+    from codesign.model import load
+
+    rungs = list(climb([(name, load(f"zoo:{name}")) for name in workloads.names()]))
+    console.print(ladder_table(rungs))
+    broken = [rung for rung in rungs if not rung.holds]
+    console.print(f"{len(rungs) - len(broken)} of {len(rungs)} hold: analytic <= event, event within 5% of cycle")
+    return not broken
+
+
+def _device_class(device_class: str, console: Console) -> bool:
+    module = class_module(device_class, "validation")
+    if module is None:
+        console.print(f"{device_class}: nothing validated yet")
+        return True
+    rows: list[Comparison] = list(module.comparisons())
+    bounds: list[Bound] = list(module.BOUNDS)
+    groups: dict[str, list[Comparison]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    if unknown := [bound.group for bound in bounds if bound.group not in groups]:
+        raise BadParameter(f"{device_class}: a bound is stated for '{unknown[0]}', of which there is no row")
+    holds = True
+    for group, members in groups.items():
+        stated = [bound for bound in bounds if bound.group == group]
+        console.print(_group_table(device_class, group, members))
+        for bound in stated:
+            found = measure(bound.statistic, members)
+            kept = found <= bound.limit
+            holds = holds and kept
+            mark, style = ("holds", "green") if kept else ("BROKEN", "bold red")
+            console.print(f"  bound: {bound.statistic} {found:.3g} <= {bound.limit:g}: {mark}", style=style)
+    return holds
+
+
+def _group_table(device_class: str, group: str, members: list[Comparison]) -> Table:
+    from rich.table import Table
+
+    mean, median, worst = (measure(statistic, members) for statistic in ("mean", "median", "worst_ratio"))
+    shown = sorted(members, key=lambda row: -row.ratio)[:ROWS_SHOWN]
+    part = f", worst {ROWS_SHOWN} shown" if len(members) > ROWS_SHOWN else ""
+    table = Table(
+        title=f"{device_class}: {group} ({len(members)} rows{part}): mean error {mean:.1%}, median {median:.1%}, "
+        f"worst ratio {worst:.2f}",
+        title_justify="left", box=None, header_style="bold",
+    )  # fmt: skip
+    for heading in ("row", "predicted", "reference", "unit", "error", "source"):
+        right = heading in ("predicted", "reference", "error")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for row in shown:
+        cells = (row.name, f"{row.predicted:.4g}", f"{row.reference:.4g}", row.unit, f"{row.error:.1%}", row.source)
+        table.add_row(*cells, style="red" if row.ratio > 2 else None)
+    return table
