@@ -71,6 +71,8 @@ def _device_class(device_class: str, console: Console) -> bool:
     for group, members in groups.items():
         stated = [bound for bound in bounds if bound.group == group]
         console.print(_group_table(device_class, group, members))
+        for source in sorted({row.source for row in members}):
+            console.print(f"  source: {source}", style="dim")
         for bound in stated:
             found = measure(bound.statistic, members)
             kept = found <= bound.limit
@@ -91,10 +93,10 @@ def _group_table(device_class: str, group: str, members: list[Comparison]) -> Ta
         f"worst ratio {worst:.2f}",
         title_justify="left", box=None, header_style="bold",
     )  # fmt: skip
-    for heading in ("row", "predicted", "reference", "unit", "error", "source"):
-        right = heading in ("predicted", "reference", "error")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    table.add_column("row", overflow="ellipsis", no_wrap=True, max_width=44)
+    for heading in ("predicted", "reference", "unit", "error"):
+        table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     for row in shown:
-        cells = (row.name, f"{row.predicted:.4g}", f"{row.reference:.4g}", row.unit, f"{row.error:.1%}", row.source)
+        cells = (row.name, f"{row.predicted:.4g}", f"{row.reference:.4g}", row.unit, f"{row.error:.1%}")
         table.add_row(*cells, style="red" if row.ratio > 2 else None)
     return table
