@@ -6,7 +6,7 @@ A Graph is a value. Transforms take one and return another; nothing else builds 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,10 +35,12 @@ class Tensor:
 class Weight:
     """A constant whose values are read, made or derived only when asked for.
 
-    `load` returns the array, or is None when the values are absent (a structure-only model): simulation needs none.
+    A stored weight has a `value` in memory or a `load` that reads it; with neither its values are absent (a
+    structure-only model): simulation needs none. A derived one is what `derive` makes of the arrays of its `sources`,
+    so that it changes neither when a transform derives it nor when its sources are made up from a seed.
     """
 
-    __slots__ = ("_load", "_value", "is_parameter", "tensor")
+    __slots__ = ("_derive", "_load", "_value", "is_parameter", "sources", "tensor")
 
     def __init__(
         self,
@@ -46,26 +48,46 @@ class Weight:
         value: np.ndarray[Any, Any] | None = None,
         load: Callable[[], np.ndarray[Any, Any]] | None = None,
         is_parameter: bool = True,
+        sources: Sequence[Weight] = (),
+        derive: Callable[..., np.ndarray[Any, Any]] | None = None,
     ) -> None:
         self.tensor = tensor
         self._value = value
         self._load = load
         self.is_parameter = is_parameter
+        self.sources = tuple(sources)
+        self._derive = derive
 
     @property
     def has_value(self) -> bool:
-        return self._value is not None or self._load is not None
+        return next(self.absent(), None) is None
+
+    def absent(self) -> Iterator[str]:
+        """Names of the stored weights whose values this one needs and the model does not hold."""
+        if self._value is None and self._load is None:
+            if self._derive is None:
+                yield self.tensor.name
+            for source in self.sources:
+                yield from source.absent()
 
     @property
     def inline(self) -> np.ndarray[Any, Any] | None:
         """The array if it is already in memory, else None: never reads a file."""
         return self._value
 
-    def array(self) -> np.ndarray[Any, Any] | None:
-        """The values, shape and type as in `tensor`; None when absent. Not kept: the caller owns the memory."""
+    def array(self, seed: int | None = None) -> np.ndarray[Any, Any] | None:
+        """The values, shape and type as in `tensor`. Absent ones are made up from `seed`; None when there is none.
+
+        Not kept: the caller owns the memory.
+        """
         if self._value is not None:
             return self._value
-        return self._load() if self._load is not None else None
+        if self._load is not None:
+            return self._load()
+        if self._derive is None:
+            return None if seed is None else seeded_weight(self.tensor, seed)
+        arrays = [source.array(seed) for source in self.sources]
+        return None if any(array is None for array in arrays) else self._derive(*arrays)
 
 
 @dataclass(frozen=True, slots=True)

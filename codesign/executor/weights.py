@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codesign.errors import BadModel
-from codesign.graph import Graph, seeded_weight
+from codesign.graph import Graph
 from codesign.ops.base import Array
 
 CACHE_BYTES = 4 << 30
@@ -40,12 +40,11 @@ class WeightStore:
 
     def _read(self, name: str) -> Array:
         weight = self._graph.weights[name]
-        found = weight.array()
-        if found is not None:
-            return found
-        if self._seed is None:
+        found = weight.array(self._seed)
+        if found is None:
+            absent = next(weight.absent())
             raise BadModel(
-                f"weight '{name}' {list(weight.tensor.shape)} of '{self._graph.source or self._graph.name}' has no "
-                "values in the model; provide its data file, or use seed_weights to make values up"
+                f"weight '{absent}' of '{self._graph.source or self._graph.name}' has no values in the model; provide "
+                "its data file, or use seed_weights to make values up"
             )
-        return seeded_weight(weight.tensor, self._seed)
+        return found

@@ -65,14 +65,16 @@ def _now(op: Op, arrays: Sequence[Array | None], results: Sequence[Tensor]) -> l
 
 
 def _later(op: Op, weights: Sequence[Weight | None], results: Sequence[Tensor]) -> list[Weight]:
-    present = all(weight is None or weight.has_value for weight in weights)
-    if not present:
-        return [Weight(tensor) for tensor in results]
+    sources = [weight for weight in weights if weight is not None]
 
-    def reader(position: int) -> Callable[[], Array]:
-        return lambda: _compute(op, [None if weight is None else weight.array() for weight in weights])[position]
+    def reader(position: int) -> Callable[..., Array]:
+        def derive(*arrays: Array) -> Array:
+            given = iter(arrays)
+            return _compute(op, [None if weight is None else next(given) for weight in weights])[position]
 
-    return [Weight(tensor, load=reader(position)) for position, tensor in enumerate(results)]
+        return derive
+
+    return [Weight(tensor, sources=sources, derive=reader(position)) for position, tensor in enumerate(results)]
 
 
 def _compute(op: Op, arrays: Sequence[Array | None]) -> list[Array]:

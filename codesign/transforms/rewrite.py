@@ -103,14 +103,17 @@ class Rewriter:
         tensor = Tensor(name, shape, first.tensor.dtype)
         counts = first.is_parameter if is_parameter is None else is_parameter
 
-        def load() -> Array:
-            arrays = [weight.array() for weight in weights]
+        def derive(*arrays: Array) -> Array:
             return np.ascontiguousarray(function(*arrays)).reshape(shape)
 
-        present = all(weight.has_value for weight in weights)
-        eager = tensor.elements <= EAGER_ELEMENTS and all(weight.inline is not None for weight in weights)
+        at_hand = [weight.inline for weight in weights if weight.inline is not None]
+        eager = tensor.elements <= EAGER_ELEMENTS and len(at_hand) == len(weights)
         self._tensors[name] = tensor
-        self._weights[name] = Weight(tensor, load() if eager else None, load if present else None, counts)
+        self._weights[name] = (
+            Weight(tensor, derive(*at_hand), is_parameter=counts)
+            if eager
+            else Weight(tensor, is_parameter=counts, sources=weights, derive=derive)
+        )
         return name
 
     def shape_of(self, name: str) -> tuple[int, ...]:
