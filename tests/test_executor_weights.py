@@ -1,4 +1,4 @@
-"""Weights that a model does not hold: made up from a seed by the names they are stored under, derived ones from those."""
+"""Weights that a model does not hold: made up from a seed by their stored names, derived ones from those."""
 
 from __future__ import annotations
 
