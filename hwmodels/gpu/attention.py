@@ -1,11 +1,13 @@
 """Fused attention: query tiles over the SMs, scores never stored (Dao et al., FlashAttention-2, 2023).
 
-A block holds a tile of queries and walks over keys and values. Between the two products of each step come the scores'
-exponentials on the special-function units and the running maximum and sum on the SIMT units; they wait for each other.
+A block holds two tiles of queries and walks over keys and values. While the tensor cores multiply for one tile, the
+special-function and SIMT units do the other's softmax (Shah et al., FlashAttention-3, 2024): the slower counts.
 Few queries (decoding) are split over the keys, and a second kernel combines the parts.
 """
 
 from __future__ import annotations
+
+import math
 
 from codesign.hardware import MappedOp
 from codesign.work import Attention
@@ -30,10 +32,11 @@ def attention(op: MappedOp, work: Attention, parameters: GpuParameters) -> tuple
     blocks = _blocks(work, tile) * splits
     output = max(1, work.write_bytes)
     dram_write = written_back(op, parameters.l2)
-    partial = 4.0 * _rows(work) * work.batch * work.kv_heads * work.value_dim * splits if splits > 1 else output
+    partial = _partial_bytes(work, splits) if splits > 1 else output
     scores = _visible(work) * work.batch * work.heads * work.query_length * work.kv_length
     main = Kernel(
         label=f"attention {tile} queries",
+        latency_s=parameters.sm.product_fill,
         blocks=blocks,
         block_s=_block_seconds(work, parameters, tile, splits),
         traffic=Traffic(
@@ -88,7 +91,8 @@ def _block_seconds(work: Attention, parameters: GpuParameters, tile: int, splits
     clock = parameters.sm.clock
     softmax = tile * keys * (1 / parameters.vector.special + _SCORE_INSTRUCTIONS / parameters.vector.float32) / clock
     loads = (keys * depth + tile * depth) * unit.element_bytes / (parameters.sm.load_bytes_per_clock * clock)
-    return max(products + softmax, loads) + parameters.sm.block_fill
+    steps = math.ceil(keys / _KEY_TILE)
+    return max(products, softmax, loads, steps * parameters.sm.attention_step)
 
 
 def _loads(work: Attention, tile: int) -> float:
@@ -109,4 +113,10 @@ def _estimate(work: Attention, parameters: GpuParameters, tile: int, splits: int
     seconds = max(waves * _block_seconds(work, parameters, tile, splits), _loads(work, tile) / parameters.l2.bandwidth)
     if splits == 1:
         return seconds
-    return seconds + parameters.launch.start + 2 * parameters.l2.latency
+    partial_s = 2 * _partial_bytes(work, splits) / parameters.l2.bandwidth
+    return seconds + partial_s + parameters.launch.start + 2 * parameters.l2.latency
+
+
+def _partial_bytes(work: Attention, splits: int) -> float:
+    """Float32 results of all key splits, before they are combined."""
+    return 4.0 * work.batch * work.heads * work.query_length * work.value_dim * splits

@@ -1,7 +1,7 @@
 """Fit what no data sheet states, on the calibration rows: `python -m hwmodels.gpu.calibrate`.
 
-In stages, each on the operators that show its parameters: streaming first, then matrix products, attention, rows of a
-reduction, strided addresses, sorting, scans, and last the energies.
+In stages, each on the operators that show its parameters: streaming, energies (the power limit ties the speed of matrix
+products to them), matrix products, attention, rows of a reduction, strided addresses, sorting, scans.
 """
 
 from __future__ import annotations
@@ -13,34 +13,43 @@ from typing import Any
 
 from codesign.hardware import Device
 from codesign.registry import device
-from codesign.study.operators import simulate_operators
+from codesign.study.operators import OperatorRow, simulate_operators, works_of_row
 from hwmodels.gpu.measurements import DEVICE, Measured, energies, of_kinds, operators
+from hwmodels.gpu.parameters import Energy
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Operators, and the parameters they show with the largest value each may take."""
+    """Operators (those measured to take `least_s` to `most_s`), and the parameters they show, with upper limits.
+    With `energy`, the energies are fitted before it."""
 
     kinds: tuple[str, ...]
     limits: Mapping[str, float]
+    least_s: float = 0.0
+    most_s: float = math.inf
+    energy: bool = False
 
 
 STAGES = (
+    Stage(("ew_",), {"achieved.dram": 1.0}, least_s=50e-6),
+    Stage(("ew_",), {"launch.latency": 1e-5, "launch.start": 5e-6}, most_s=8e-6),
     Stage(
         ("ew_",),
-        {
-            "launch.latency": 1e-5, "launch.start": 5e-6, "l2.bandwidth": 1.5e13, "l2.retention": 0.95,
-            "achieved.dram": 1.0, "sm.stream_instructions": 100.0,
-        },
+        {"l2.full_hits": 1.0, "sm.stream_instructions": 100.0},
+        least_s=3e-6,
+        most_s=50e-6,
     ),
     Stage(
         ("gemm", "bmm"),
         {
             "achieved.tensor_float16": 1.0, "achieved.tensor_tfloat32": 1.0, "achieved.tensor_float8": 1.0,
-            "achieved.tensor_int8": 1.0, "achieved.vector": 1.0, "sm.block_fill": 5e-6, "sm.aligned_bytes": 64.0,
+            "achieved.tensor_int8": 1.0, "achieved.vector": 1.0, "l2.bandwidth": 1.5e13,
+            "sm.product_fill": 5e-6, "sm.aligned_bytes": 64.0,
         },
+        energy=True,
     ),
-    Stage(("sdpa",), {"achieved.attention": 1.0}),
+    Stage(("conv2d",), {"sm.unpipelined_step": 5e-6}),
+    Stage(("sdpa",), {"achieved.attention": 1.0, "sm.attention_step": 5e-6}),
     Stage(
         ("sum", "mean", "max", "argmax", "softmax", "layernorm", "rmsnorm", "gap"),
         {"sm.loop_latency": 5e-6, "sm.row_warp": 1e-6, "sm.row_block": 5e-6},
@@ -50,7 +59,7 @@ STAGES = (
     Stage(("cumsum",), {"sm.chain_latency": 1e-6}),
 )  # fmt: skip
 
-ENERGIES = ("tensor_tfloat32", "tensor_float16", "tensor_float8", "tensor_int8", "vector", "l2", "dram")
+ENERGIES = ("tensor_tfloat32", "tensor_float16", "tensor_float8", "tensor_int8", "vector", "dram")
 """Energies fitted; the others are shown by no measured operator."""
 
 
@@ -65,12 +74,15 @@ def log_errors(found: Device, rows: Sequence[Measured]) -> list[float]:
 
 
 def calibrate(stages: Iterable[Stage] = STAGES) -> dict[str, float]:
-    """The fitted time parameters by name: least squares of the log errors, large ones damped, stage after stage.
+    """The fitted parameters by name, energies and times: least squares of the log errors, large ones damped,
+    stage after stage.
 
     Starts from the device file's values, so that calibrating again changes nothing beyond the tolerance.
     """
     values: dict[str, float] = {}
     for stage in stages:
+        if stage.energy:
+            values.update(calibrate_energy(values))
         values.update(_fit(stage, values))
     return values
 
@@ -78,7 +90,9 @@ def calibrate(stages: Iterable[Stage] = STAGES) -> dict[str, float]:
 def _fit(stage: Stage, known: Mapping[str, float]) -> dict[str, float]:
     from scipy.optimize import least_squares
 
-    rows = of_kinds(operators("calibration"), stage.kinds)
+    rows = [
+        row for row in of_kinds(operators("calibration"), stage.kinds) if stage.least_s <= row.seconds <= stage.most_s
+    ]
     names = tuple(stage.limits)
     start = [math.log(value_of(name, known)) for name in names]
     upper = [math.log(stage.limits[name]) for name in names]
@@ -103,33 +117,41 @@ def value_of(name: str, known: Mapping[str, float]) -> float:
     return float(getattr(getattr(device(DEVICE).parameters, group), field))
 
 
-def calibrate_energy() -> dict[str, float]:
-    """The fitted energies: non-negative least squares of the relative errors of the measured joules.
-
-    Energy is linear in its parameters; each column is what the operators would draw if only that one were not zero.
-    """
+def calibrate_energy(times: Mapping[str, float]) -> dict[str, float]:
+    """The fitted energies: non-negative least squares of the relative errors of the measured joules, what static power
+    and the energies that are not fitted draw subtracted first. Energy is linear in its parameters: each column is what
+    the operators would draw if only that one were not zero."""
     import numpy as np
     from scipy.optimize import nnls
 
-    static_W = value_of("energy.static", {})
-    measured = energies()
+    measured = [found for found in energies() if _surely_placed(found[0])]
     rows = [row for row, _, _ in measured]
     joules = np.array([energy for _, _, energy in measured])
-    dynamic = joules - static_W * np.array([seconds for _, seconds, _ in measured])
-    tiny = 1e-30
-    nothing = {f"energy.{name}": tiny for name in type(device(DEVICE).parameters.energy).model_fields}  # type: ignore[attr-defined]
-    columns = []
-    for name in ENERGIES:
-        found = device(DEVICE, **{**nothing, f"energy.{name}": 1e-12})
-        columns.append([result["energy_J"] / 1e-12 for result in simulate_operators(found, rows, "warm")])
-    matrix = np.array(columns).T / joules[:, None]
-    scale = matrix.max(axis=0)
-    solution, _ = nnls(matrix / scale, dynamic / joules)
-    return {f"energy.{name}": float(value) for name, value in zip(ENERGIES, solution / scale, strict=True)}
+    seconds = np.array([time for _, time, _ in measured])
+    known = {name: value_of(f"energy.{name}", {}) for name in ("l2", "launch")}
+    rest = joules - value_of("energy.static", {}) * seconds - np.array(_joules(rows, times, known))
+    matrix = np.array([_joules(rows, times, {name: 1e-12}) for name in ENERGIES]).T / joules[:, None]
+    solution, _ = nnls(matrix, rest / joules)
+    return {f"energy.{name}": float(value) * 1e-12 for name, value in zip(ENERGIES, solution, strict=True)}
+
+
+def _surely_placed(row: OperatorRow) -> bool:
+    """Whether a repeated operator's operands are all in the L2 cache or all not: in between, how many bytes come from
+    DRAM depends on times, which are fitted later."""
+    touched = sum(work.bytes for work in works_of_row(row))
+    capacity = value_of("l2.capacity", {})
+    return touched < capacity / 4 or touched > capacity
+
+
+def _joules(rows: Sequence[OperatorRow], times: Mapping[str, float], energy: Mapping[str, float]) -> list[float]:
+    """Joules of each operator when only the energies given are not (almost) zero."""
+    nothing = dict.fromkeys(Energy.model_fields, 1e-30)
+    found = device(DEVICE, **times, **{f"energy.{name}": value for name, value in {**nothing, **energy}.items()})
+    return [float(result["energy_J"]) for result in simulate_operators(found, rows, "warm")]
 
 
 def main() -> None:
-    for name, value in {**calibrate(), **calibrate_energy()}.items():
+    for name, value in calibrate().items():
         print(f"{name}: {value:.4g}")
 
 

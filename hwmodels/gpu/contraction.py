@@ -15,7 +15,7 @@ import numpy as np
 from codesign.hardware import MappedOp
 from codesign.work import Contraction
 from hwmodels.gpu.arithmetic import Unit, matrix_unit, vector_unit
-from hwmodels.gpu.kernel import SLICES, Kernel, Traffic
+from hwmodels.gpu.kernel import SLICES, Kernel, Traffic, dynamic_power_W
 from hwmodels.gpu.memory_bound import streaming
 from hwmodels.gpu.parameters import GpuParameters
 from hwmodels.gpu.traffic import missed_bytes, once, panel_rereads, written_back
@@ -104,19 +104,24 @@ def _product(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tupl
     partial_bytes = np.where(splits > 1, PARTIAL_BYTES * work.batch * work.m * work.n * splits, 0.0)
     output_bytes = max(1, work.write_bytes)
     l2_write = np.where(splits > 1, partial_bytes, output_bytes)
-    l2_s = (l2_read + l2_write) / parameters.l2.bandwidth
-    dram_s = (dram_read + dram_write) / (parameters.dram.bandwidth * parameters.achieved.dram)
+    l2_s = np.maximum(l2_read, l2_write) / parameters.l2.bandwidth
+    dram_rate = parameters.dram.bandwidth * parameters.achieved.dram
+    dram_s = (dram_read + dram_write) / dram_rate
     first_s = np.maximum(l2_s, dram_s) / (waves * SLICES)
+    last_s = np.maximum(l2_write / parameters.l2.bandwidth, dram_write / dram_rate) / waves
+    compute_J = unit.joules * 2 * work.macs + parameters.energy.vector * work.epilogue_flops
+    compute_s = np.maximum(waves * block_s, compute_J / dynamic_power_W(parameters))
     reduction_s = np.where(splits > 1, parameters.launch.start + 2 * parameters.l2.latency, 0.0)
-    reduction_s = reduction_s + (partial_bytes + output_bytes) * (splits > 1) / parameters.l2.bandwidth
-    seconds = np.maximum(waves * block_s, np.maximum(l2_s, dram_s)) + first_s + reduction_s
+    reduction_s = reduction_s + partial_bytes / parameters.l2.bandwidth
+    seconds = np.maximum(compute_s, np.maximum(l2_s, dram_s)) + first_s + last_s + reduction_s
     best = int(np.argmin(seconds))
     main = Kernel(
         label=f"matrix multiply {int(rows[best])}x{int(columns[best])}",
         blocks=int(blocks[best]),
         block_s=float(block_s[best]),
+        latency_s=parameters.sm.product_fill,
         traffic=Traffic(float(l2_read[best]), float(l2_write[best]), dram_read, dram_write if splits[best] == 1 else 0),
-        compute_J=unit.joules * 2 * work.macs + parameters.energy.vector * work.epilogue_flops,
+        compute_J=compute_J,
         component=unit.component,
     )
     if splits[best] == 1:
@@ -137,7 +142,7 @@ def _block_seconds(
     """Seconds of a block: the slowest of arithmetic, shared memory and its share of the L2 port, over its k loop.
 
     Only matrix products in tensor cores are fetched many slices ahead; the other kernels hold two slices, and each
-    takes at least an access to L2.
+    takes at least the time of an access to L2.
     """
     slice_depth = SLICE_BYTES / unit.element_bytes
     slices = np.ceil(np.ceil(_depth(work, unit) / slice_depth) / splits)
@@ -149,9 +154,9 @@ def _block_seconds(
     port = parameters.sm.load_bytes_per_clock * clock
     loads = (np.minimum(rows, work.m) + np.minimum(columns, work.n)) * operand_bytes / port
     epilogue = np.minimum(rows, work.m) * np.minimum(columns, work.n) * PARTIAL_BYTES / port
-    waiting = slices * parameters.l2.latency if not unit.tensor or _spatial(work) else 0.0
+    waiting = slices * parameters.sm.unpipelined_step if not unit.tensor or _spatial(work) else 0.0
     feeding = np.maximum(loads, shared if unit.tensor else 0.0)
-    return np.maximum(arithmetic, np.maximum(feeding, waiting)) + epilogue + parameters.sm.block_fill
+    return np.maximum(arithmetic, np.maximum(feeding, waiting)) + epilogue
 
 
 def _operand_loads(work: Contraction, unit: Unit, rows: Floats, columns: Floats, cluster: Floats) -> Floats:
@@ -172,7 +177,7 @@ def _dot_products(op: MappedOp, work: Contraction, parameters: GpuParameters) ->
         work.macs,
         lanes / unit.macs_per_s + 1.0,
         parameters,
-        unit.joules * 2 * work.macs,
+        2.0 * work.macs,
     )
     return (replace(kernel, latency_s=parameters.sm.loop_latency),)
 
@@ -185,7 +190,7 @@ def _direct(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tuple
     # Each product costs its multiply-accumulate and the load of one operand; the address is found once an output.
     instructions = work.k * (lanes / unit.macs_per_s + 1.0) + parameters.sm.index_instructions
     kernel = streaming(
-        "direct convolution", once(op, parameters.l2), outputs, instructions, parameters, unit.joules * 2 * work.macs
+        "direct convolution", once(op, parameters.l2), outputs, instructions, parameters, 2.0 * work.macs
     )
     return (kernel,)
 
@@ -196,7 +201,7 @@ def _seconds(kernels: tuple[Kernel, ...], parameters: GpuParameters) -> float:
     for kernel in kernels:
         traffic = kernel.traffic
         waves = -(-kernel.blocks // parameters.sm.count)
-        l2_s = (traffic.l2_read + traffic.l2_write) / parameters.l2.bandwidth
+        l2_s = max(traffic.l2_read, traffic.l2_write) / parameters.l2.bandwidth
         dram_s = (traffic.dram_read + traffic.dram_write) / (parameters.dram.bandwidth * parameters.achieved.dram)
         total += max(waves * kernel.block_s, l2_s, dram_s) + kernel.latency_s
     return total

@@ -35,17 +35,21 @@ def streaming(
     elements: float,
     instructions: float,
     parameters: GpuParameters,
-    compute_J: float | None = None,
+    operations: float = 0.0,
 ) -> Kernel:
-    """A kernel whose threads each do `instructions` an element, its bytes dealt out evenly over the blocks."""
+    """A kernel whose threads each do `instructions` an element, its bytes dealt out evenly over the blocks.
+
+    Energy goes by the float32 `operations` that the work asks for; loads and stores are part of the bytes'.
+    """
     moved = traffic.l2_read + traffic.l2_write
     blocks = max(1, math.ceil(moved / parameters.sm.block_bytes))
     share = 1.0 / blocks
     clock = parameters.sm.clock
     arithmetic_s = elements * share * instructions / (parameters.vector.float32 * clock)
     port_s = moved * share / (parameters.sm.load_bytes_per_clock * clock)
-    joules = parameters.energy.vector * elements * instructions if compute_J is None else compute_J
-    return Kernel(label, blocks, max(arithmetic_s, port_s), traffic, compute_J=joules)
+    return Kernel(
+        label, blocks, max(arithmetic_s, port_s), traffic, compute_J=parameters.energy.vector * operations, streams=True
+    )
 
 
 def elementwise(op: MappedOp, work: Map, parameters: GpuParameters) -> tuple[Kernel, ...]:
@@ -53,7 +57,7 @@ def elementwise(op: MappedOp, work: Map, parameters: GpuParameters) -> tuple[Ker
     instructions = parameters.sm.stream_instructions + work.flops / max(1, work.elements) * unit.joules / (
         parameters.energy.vector
     )
-    return (streaming("elementwise", once(op, parameters.l2), work.elements, instructions, parameters),)
+    return (streaming("elementwise", once(op, parameters.l2), work.elements, instructions, parameters, work.flops),)
 
 
 def reduction(op: MappedOp, work: Reduce, parameters: GpuParameters) -> tuple[Kernel, ...]:
@@ -63,12 +67,15 @@ def reduction(op: MappedOp, work: Reduce, parameters: GpuParameters) -> tuple[Ke
     elements = work.rows * work.columns
     windows = work.reads[0].elements != elements
     instructions = parameters.sm.index_instructions if windows else parameters.sm.stream_instructions
-    kernel = streaming("reduction", traffic, elements, instructions + work.flops / max(1, elements), parameters)
-    exposed = work.passes * parameters.sm.loop_latency
+    kernel = streaming(
+        "reduction", traffic, elements, instructions + work.flops / max(1, elements), parameters, work.flops
+    )
     if windows:
         return (kernel,)
     if work.passes == 1 or (work.passes > 2 and work.columns <= WARP_COLUMNS):
-        return (_by_rows(replace(kernel, latency_s=exposed), work.rows, parameters.sm.row_warp),)
+        kernel = replace(kernel, latency_s=parameters.sm.loop_latency)
+        return (_by_rows(kernel, work.rows, parameters.sm.row_warp),)
+    exposed = work.passes * parameters.sm.loop_latency
     vector = math.gcd(work.columns, VECTOR)
     loops = work.passes * (math.ceil(work.columns / (THREADS * vector)) - 1)
     kernel = replace(kernel, latency_s=exposed + loops * parameters.l2.latency)
@@ -113,14 +120,14 @@ def gather(op: MappedOp, work: Gather, parameters: GpuParameters) -> tuple[Kerne
 
 
 def scan(op: MappedOp, work: Scan, parameters: GpuParameters) -> tuple[Kernel, ...]:
-    """A recurrence: its dependent steps or its throughput, whichever is longer. A running sum is associative, so a block
-    walks over at most a warp's columns one by one and adds up the chunks; a step with matrix products needs all SMs and
-    is a grid-wide synchronisation away from the next."""
+    """A recurrence: its dependent steps or its throughput, whichever is longer. A running sum is associative, so a
+    block walks over at most a warp's columns one by one and adds up the chunks; a step with matrix products needs all
+    SMs and is a grid-wide synchronisation away from the next."""
     unit = vector_unit(parameters, work.dtype)
     instructions = (work.flops / max(1.0, unit.macs_per_s)) * parameters.vector.float32 * parameters.sm.clock
     elements = max(1, work.steps * work.lanes)
     each = parameters.sm.index_instructions + instructions / elements
-    kernel = streaming("scan", once(op, parameters.l2), elements, each, parameters)
+    kernel = streaming("scan", once(op, parameters.l2), elements, each, parameters, work.flops)
     if work.step_macs:
         return (replace(kernel, latency_s=work.steps * parameters.launch.start),)
     chunks = math.ceil(work.steps / WARP_COLUMNS) - 1
@@ -135,7 +142,7 @@ def sort(op: MappedOp, work: Sort, parameters: GpuParameters) -> tuple[Kernel, .
     passes = key_bits // (SELECT_BITS if selects else SORT_BITS)
     instructions = parameters.sm.select_instructions if selects else parameters.sm.sort_instructions
     elements = work.rows * work.columns
-    kernel = streaming("sort", once(op, parameters.l2), elements, passes * instructions, parameters)
+    kernel = streaming("sort", once(op, parameters.l2), elements, passes * instructions, parameters, work.flops)
     lanes = parameters.vector.float32 * parameters.sm.clock
     row_s = passes * (work.columns * instructions / lanes + parameters.sm.row_block / 2)
     exposed = passes * parameters.sm.loop_latency * (1 if selects else SORT_STEPS)
@@ -145,11 +152,11 @@ def sort(op: MappedOp, work: Sort, parameters: GpuParameters) -> tuple[Kernel, .
 def transform(op: MappedOp, work: Transform, parameters: GpuParameters) -> tuple[Kernel, ...]:
     elements = max(1, work.rows * work.length)
     instructions = parameters.sm.stream_instructions + work.flops / elements
-    return (streaming("fast transform", once(op, parameters.l2), elements, instructions, parameters),)
+    return (streaming("fast transform", once(op, parameters.l2), elements, instructions, parameters, work.flops),)
 
 
 def generic(op: MappedOp, work: Work, parameters: GpuParameters) -> tuple[Kernel, ...]:
     """Work of a class not known here: its bytes once, its operations on the SIMT units."""
     elements = max(1, sum(operand.elements for operand in work.writes))
     instructions = parameters.sm.index_instructions + work.flops / elements
-    return (streaming(work.kind, once(op, parameters.l2), elements, instructions, parameters),)
+    return (streaming(work.kind, once(op, parameters.l2), elements, instructions, parameters, work.flops),)

@@ -20,7 +20,9 @@ class Multiprocessors(Parameters):
     load_bytes_per_clock: float = positive("bytes a clock that one SM can take from the L2 cache")
     shared_bytes_per_clock: float = positive("bytes a clock between an SM's shared memory and its tensor cores")
     block_bytes: int = positive("bytes of operands a thread block of a memory-bound kernel works on")
-    block_fill: float = positive("seconds a block of a matrix product needs to fill its pipeline and to drain it")
+    product_fill: float = positive("seconds a matrix product needs to fill its pipeline and to drain it")
+    unpipelined_step: float = positive("seconds of a k-slice whose operands are fetched only one slice ahead")
+    attention_step: float = positive("seconds of a step of fused attention over 64 keys: its chain of dependent parts")
     aligned_bytes: float = positive("bytes of operand alignment with which tensor cores are fed at their full rate")
     row_warp: float = positive("seconds of an SM for each row that a warp reduces")
     row_block: float = positive("seconds of an SM for each row that a thread block reduces")
@@ -65,10 +67,11 @@ class Achieved(Parameters):
 
 class Cache(Parameters):
     capacity: int = positive("bytes of the L2 cache")
-    bandwidth: float = positive("bytes/s that the L2 cache delivers to all SMs")
+    bandwidth: float = positive("bytes/s between the L2 cache and all SMs, in each direction")
     latency: float = positive("seconds from an SM's request to data found in the L2 cache")
     sector: int = positive("bytes of the smallest part of a line that is moved")
-    retention: float = positive("fraction of the capacity up to which repeated accesses always hit", lt=1)
+    full_hits: float = positive("fraction of the capacity up to which repeated accesses always hit", le=1)
+    miss_span: float = positive("fraction of the capacity over which hits then fall to none", le=2)
 
 
 class Memory(Parameters):
@@ -96,7 +99,7 @@ class Energy(Parameters):
     tensor_float16: float = positive("J a 16-bit floating operation in the tensor cores")
     tensor_float8: float = positive("J an 8-bit floating operation in the tensor cores")
     tensor_int8: float = positive("J an 8-bit integer operation in the tensor cores")
-    vector: float = positive("J a 32-bit SIMT operation, its share of the instruction included")
+    vector: float = positive("J a float32 operation on the SIMT units, its instruction included")
     l2: float = positive("J a byte between L2 and an SM")
     dram: float = positive("J a byte between DRAM and L2, interface included")
     link: float = positive("J a byte to another device")
@@ -116,5 +119,5 @@ class GpuParameters(Parameters):
     launch: Launch
     link: Link
     energy: Energy
+    power_limit: float = positive("W; the board lowers its clock when a kernel would draw more")
     area_mm2: float | None = Field(default=None, gt=0, description="mm2 of the GPU die")
-    power_limit: float | None = Field(default=None, gt=0, description="W, thermal design power of the board")

@@ -10,16 +10,15 @@ from hwmodels.gpu.parameters import Cache
 def hit_fraction(footprint: float, cache: Cache) -> float:
     """Fraction of repeated accesses that hit when `footprint` bytes are touched in between.
 
-    All hit up to `retention` of the capacity, none at the capacity: between them the sets fill unevenly and the cache's
-    replacement is not strictly least recently used, so hits fall gradually.
+    The sets fill unevenly and the replacement is not strictly least recently used, so hits fall gradually.
     """
-    full = cache.retention * cache.capacity
-    return min(1.0, max(0.0, (cache.capacity - footprint) / (cache.capacity - full)))
+    missing = (footprint / cache.capacity - cache.full_hits) / cache.miss_span
+    return min(1.0, max(0.0, 1.0 - missing))
 
 
 def retained_bytes(cache: Cache) -> float:
     """The capacity of the strict cache that keeps as much: where half of the repeated accesses hit."""
-    return cache.capacity * (1 + cache.retention) / 2
+    return cache.capacity * (cache.full_hits + cache.miss_span / 2)
 
 
 def missed_bytes(op: MappedOp, cache: Cache) -> tuple[float, ...]:
