@@ -69,7 +69,7 @@ def _folded(view: View, rewriter: Rewriter, product: Op, op: Op) -> Op:
     new_bias = rewriter.derived(terms, view.shape(shift), shifted)
     result = op.outputs[0]
     inputs = (product.inputs[0], new_weights, new_bias)
-    return Op("", product.kind, inputs, (result,), product.attributes, product.domain, product.opset)
+    return Op(product.name, product.kind, inputs, (result,), product.attributes, product.domain, product.opset)
 
 
 def _factor(gain: Array, variance: Array, epsilon: float) -> Array:

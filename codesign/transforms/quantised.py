@@ -84,7 +84,7 @@ def _rearrange(view: View, rewriter: Rewriter, op: Op) -> None:
         return
     given = [found for found in operands if found is not None]
     inputs = (*(found.integers for found in given), *op.inputs[len(given) :])
-    new = Op("", op.kind, inputs, quantiser.outputs, op.attributes, op.domain, op.opset)
+    new = Op(op.name, op.kind, inputs, quantiser.outputs, op.attributes, op.domain, op.opset)
     replace_quantised(view, rewriter, [op, quantiser], given, [new])
 
 
