@@ -43,8 +43,10 @@ class WeightStore:
         found = weight.array(self._seed)
         if found is None:
             absent = next(weight.absent())
+            stored = self._graph.weights.get(absent, weight).tensor
             raise BadModel(
-                f"weight '{absent}' of '{self._graph.source or self._graph.name}' has no values in the model; provide "
+                f"weight '{absent}' {list(stored.shape)} {stored.dtype} of "
+                f"'{self._graph.source or self._graph.name}' has no values in the model; provide "
                 "its data file, or use seed_weights to make values up"
             )
         return found
