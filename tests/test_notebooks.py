@@ -28,7 +28,7 @@ def is_warning(output: Any) -> bool:
 
 
 def test_there_are_notebooks() -> None:
-    assert {path.stem for path in NOTEBOOKS} >= {"find_a_bottleneck"}
+    assert {path.stem for path in NOTEBOOKS} >= {"one_model_five_devices", "npu_pareto", "find_a_bottleneck"}
 
 
 @every_notebook
