@@ -4,8 +4,7 @@ The semantics are those of `codesign.program`. At each instant, in this order: f
 whose next firing has all it needs join their resource's queue; free servers take from their queue the firing that has
 waited longest (ties: the lower task index). Everything is an integer, so a run is reproducible to the tick.
 
-Tasks, resources (pools) and edges are rows of one array each, so that what is used together lies together, and so that
-numba counts references to few arrays: with one array a field, that counting took ten times the simulation itself.
+Tasks, resources (pools) and edges are rows of one array each, so that what is used together lies together.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from codesign.engine.compiled import inlined
 from codesign.engine.heap import Int64, drop_first, push
 
 NEVER = np.iinfo(np.int64).max
@@ -55,7 +54,7 @@ class Simulation(NamedTuple):
     total: Int64  # (TOTALS,)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def ready(s: Simulation, task: int) -> bool:
     """Whether the next firing of `task` has all its edges ask for."""
     firing = s.task[task, STARTED]
@@ -70,7 +69,7 @@ def ready(s: Simulation, task: int) -> bool:
     return True
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def nominate(s: Simulation, task: int) -> None:
     """Have `task` looked at again before time moves on."""
     if s.task[task, IS_CANDIDATE] == 0 and s.task[task, QUEUED] == 0:
@@ -79,7 +78,7 @@ def nominate(s: Simulation, task: int) -> None:
         s.total[CANDIDATES] += 1
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def enqueue(s: Simulation, task: int) -> None:
     pool = s.task[task, RESOURCE]
     push(s.queue, s.pool[pool, QUEUE_BASE], s.pool[pool, QUEUE_SIZE], s.total[NOW], task)
@@ -87,7 +86,7 @@ def enqueue(s: Simulation, task: int) -> None:
     s.task[task, QUEUED] = 1
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def enqueue_ready(s: Simulation) -> None:
     for position in range(s.total[CANDIDATES]):
         task = s.candidate[position]
@@ -97,7 +96,7 @@ def enqueue_ready(s: Simulation) -> None:
     s.total[CANDIDATES] = 0
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def begin(s: Simulation, task: int, since: int, end: int, log: Int64) -> None:
     """Start the next firing of `task`, which has waited since `since` and ends at `end`."""
     now = s.total[NOW]
@@ -114,13 +113,13 @@ def begin(s: Simulation, task: int, since: int, end: int, log: Int64) -> None:
     s.task[task, STARTED] += 1
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def schedule_end(s: Simulation, task: int, time: int) -> None:
     push(s.event, 0, s.total[EVENTS], time, task)
     s.total[EVENTS] += 1
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def grant_servers(s: Simulation, pool: int, log: Int64) -> None:
     """Free servers of an exclusive resource take the longest waiting firings."""
     first = s.pool[pool, QUEUE_BASE]
@@ -136,7 +135,7 @@ def grant_servers(s: Simulation, pool: int, log: Int64) -> None:
             enqueue(s, task)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def serve_flows(s: Simulation, pool: int) -> None:
     """Bring a shared resource's service up to now: every flow has had an equal part."""
     if s.pool[pool, FLOW_SIZE] > 0:
@@ -145,7 +144,7 @@ def serve_flows(s: Simulation, pool: int) -> None:
     s.pool[pool, SERVED_AT] = s.total[NOW]
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def predict_flow_end(s: Simulation, pool: int) -> None:
     """Set when the flow that is nearest its end gets there, if no other joins or leaves."""
     if s.pool[pool, FLOW_SIZE] == 0:
@@ -156,7 +155,7 @@ def predict_flow_end(s: Simulation, pool: int) -> None:
     s.pool[pool, FLOW_END] = s.total[NOW] + (needed + rate - 1) // rate
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def admit_flows(s: Simulation, pool: int, log: Int64) -> None:
     """Every waiting task of a shared resource that moves nothing yet starts its transfer."""
     first = s.pool[pool, QUEUE_BASE]
@@ -181,7 +180,7 @@ def admit_flows(s: Simulation, pool: int, log: Int64) -> None:
         predict_flow_end(s, pool)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def end_flows(s: Simulation, pool: int) -> None:
     """Flows that have had their amount leave; their firing ends after its latency."""
     first = s.pool[pool, QUEUE_BASE]
@@ -195,7 +194,7 @@ def end_flows(s: Simulation, pool: int) -> None:
     predict_flow_end(s, pool)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def start_all(s: Simulation, log: Int64) -> None:
     """Give what is free to who waits, until nothing more can start now."""
     while True:
@@ -210,7 +209,7 @@ def start_all(s: Simulation, log: Int64) -> None:
             return
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def next_instant(s: Simulation) -> int:
     """When something ends next; NEVER when nothing is in progress."""
     instant = s.event[0, 0] if s.total[EVENTS] > 0 else NEVER
@@ -219,7 +218,7 @@ def next_instant(s: Simulation) -> int:
     return instant
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def end_firings(s: Simulation) -> None:
     """Count the firings that end now, free their servers, and nominate who waited for them."""
     now = s.total[NOW]

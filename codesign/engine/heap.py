@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from codesign.engine.compiled import inlined
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def _before(time: int, task: int, other_time: int, other_task: int) -> bool:
     return time < other_time or (time == other_time and task < other_task)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def push(heap: Int64, base: int, size: int, time: int, task: int) -> None:
     """Add (time, task) to the heap of `size` rows that starts at row `base`."""
     hole = size
@@ -30,7 +31,7 @@ def push(heap: Int64, base: int, size: int, time: int, task: int) -> None:
     heap[base + hole, 1] = task
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def drop_first(heap: Int64, base: int, size: int) -> None:
     """Remove the least row of the heap of `size` rows that starts at row `base`."""
     last = size - 1

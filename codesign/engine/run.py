@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from codesign.engine.compiled import compiled
 from codesign.engine.event import (
     AMOUNT,
     CANDIDATES,
@@ -67,7 +67,7 @@ class Timeline:
         return self.end * self.program.tick_s
 
 
-@njit(cache=True)
+@compiled
 def _run(s: Simulation, w: Watch, skip: bool, log: Int64) -> None:
     while True:
         start_all(s, log)

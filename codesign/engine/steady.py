@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from codesign.engine.compiled import compiled, inlined
 from codesign.engine.event import (
     BASE,
     DONE,
@@ -57,7 +57,7 @@ class Watch(NamedTuple):
     mark: Int64  # the positions above
 
 
-@njit(cache=True)
+@compiled
 def _write_sorted(heap: Int64, base: int, size: int, origin: int, out: Int64, at: int) -> int:
     """Write a heap's entries in order to `out`, times relative to `origin`: by insertion, as heaps are small."""
     begin = at
@@ -72,7 +72,7 @@ def _write_sorted(heap: Int64, base: int, size: int, origin: int, out: Int64, at
     return at
 
 
-@njit(cache=True)
+@compiled
 def _write_in_flight(s: Simulation, out: Int64) -> int:
     now = s.total[NOW]
     at = _write_sorted(s.event, 0, s.total[EVENTS], now, out, 0)
@@ -86,7 +86,7 @@ def _write_in_flight(s: Simulation, out: Int64) -> int:
     return at
 
 
-@njit(cache=True)
+@compiled
 def _forget_ended(s: Simulation) -> None:
     """Keep in the list of open tasks only those that have firings to come or in flight."""
     kept = 0
@@ -98,7 +98,7 @@ def _forget_ended(s: Simulation) -> None:
     s.total[OPEN] = kept
 
 
-@njit(cache=True)
+@compiled
 def _write_slacks(s: Simulation, out: Int64, at: int) -> int:
     """Write how far each live edge's source is ahead. Barriers are left out: their source is open or their target may
     start, and neither changes while no task runs out."""
@@ -124,16 +124,22 @@ def _write_slacks(s: Simulation, out: Int64, at: int) -> int:
     return at
 
 
-@njit(cache=True)
+@compiled
 def _same(w: Watch, length: int) -> bool:
-    return length == w.mark[LENGTH] and bool(np.all(w.current[:length] == w.saved[:length]))
+    if length != w.mark[LENGTH]:
+        return False
+    same = 0
+    while same < length and w.current[same] == w.saved[same]:
+        same += 1
+    return same == length
 
 
-@njit(cache=True)
+@compiled
 def _save(s: Simulation, w: Watch, length: int) -> None:
     w.mark[LENGTH] = length
     w.mark[TIME] = s.total[NOW]
-    w.saved[:length] = w.current[:length]
+    for position in range(length):
+        w.saved[position] = w.current[position]
     for entry in range(s.total[OPEN]):
         task = s.open_task[entry]
         w.counters[task, 0] = s.task[task, STARTED]
@@ -141,7 +147,7 @@ def _save(s: Simulation, w: Watch, length: int) -> None:
         w.counters[task, 2] = s.task[task, WAITED]
 
 
-@njit(cache=True)
+@compiled
 def _whole_periods(s: Simulation, w: Watch) -> int:
     """How often the period can repeat while every task that advances in it still has a firing left after it."""
     periods = NEVER
@@ -153,7 +159,7 @@ def _whole_periods(s: Simulation, w: Watch) -> int:
     return 0 if periods == NEVER else max(periods, 0)
 
 
-@njit(cache=True)
+@compiled
 def _repeat(s: Simulation, w: Watch, periods: int) -> None:
     shift = periods * (s.total[NOW] - w.mark[TIME])
     for entry in range(s.total[OPEN]):
@@ -163,15 +169,17 @@ def _repeat(s: Simulation, w: Watch, periods: int) -> None:
         s.task[task, WAITED] += periods * (s.task[task, WAITED] - w.counters[task, 2])
     for pool in range(s.pool.shape[0]):
         base = s.pool[pool, QUEUE_BASE]
-        s.queue[base : base + s.pool[pool, QUEUE_SIZE], 0] += shift
+        for waiting in range(base, base + s.pool[pool, QUEUE_SIZE]):
+            s.queue[waiting, 0] += shift
         s.pool[pool, SERVED_AT] += shift
         if s.pool[pool, FLOW_END] != NEVER:
             s.pool[pool, FLOW_END] += shift
-    s.event[: s.total[EVENTS], 0] += shift
+    for in_flight in range(s.total[EVENTS]):
+        s.event[in_flight, 0] += shift
     s.total[NOW] += shift
 
 
-@njit(cache=True)
+@compiled
 def _choose_anchor(s: Simulation, w: Watch) -> None:
     """Watch the open task with the most firings left. With none, look again only after as many firings as there are
     open tasks, so that looking never costs more than running."""
@@ -192,7 +200,7 @@ def _choose_anchor(s: Simulation, w: Watch) -> None:
         w.mark[LENGTH] = -1
 
 
-@njit(cache=True)
+@compiled
 def _compare(s: Simulation, w: Watch) -> None:
     """The anchor has advanced: add whole periods when the state is one seen before, else remember it now and then."""
     _forget_ended(s)
@@ -207,7 +215,7 @@ def _compare(s: Simulation, w: Watch) -> None:
         _save(s, w, length)
 
 
-@njit(cache=True, forceinline=True)
+@inlined
 def skip_periods(s: Simulation, w: Watch) -> None:
     """Look for a steady state, and add its periods when there is one. Called when nothing more can start now."""
     anchor = w.mark[ANCHOR]
