@@ -24,7 +24,8 @@ def softmax(scores: Array, axis: int = -1) -> Array:
     return np.moveaxis(softmax_rows(rows.copy()), -1, axis)
 
 
-def _log_softmax(scores: Array, axis: int) -> Array:
+def log_softmax(scores: Array, axis: int) -> Array:
+    """The logarithm of softmax along `axis`, shifted by the maximum so that nothing overflows."""
     shifted = scores - scores.max(axis=axis, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     return np.asarray(shifted)
@@ -36,7 +37,7 @@ def _hardmax(scores: Array, axis: int) -> Array:
     return result
 
 
-_FORMULAS = {"Softmax": softmax, "LogSoftmax": _log_softmax, "Hardmax": _hardmax}
+_FORMULAS = {"Softmax": softmax, "LogSoftmax": log_softmax, "Hardmax": _hardmax}
 # Comparison, subtraction, exponential, addition, division; the logarithm is one a row; Hardmax only compares.
 _FLOPS_PER_ELEMENT = {"Softmax": 5.0, "LogSoftmax": 5.0, "Hardmax": 1.0}
 
