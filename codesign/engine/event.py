@@ -25,14 +25,14 @@ STARTED, DONE, FIRST_START, LAST_END, WAITED, QUEUED, MOVING, IS_CANDIDATE = ran
 TASK_COLUMNS = 16
 # Columns of a pool's row. RATE is shared units a tick, 0 for exclusive servers; SERVICE is what each flow of a shared
 # pool has been served since the start, as of the instant SERVED_AT.
-SERVERS, RATE, QUEUE_BASE, FREE, QUEUE_SIZE, FLOW_SIZE, FLOW_END, SERVICE, SERVED_AT = range(9)
-POOL_COLUMNS = 9
+SERVERS, RATE, QUEUE_BASE, FREE, QUEUE_SIZE, FLOW_SIZE, FLOW_END, SERVICE, SERVED_AT, IS_WOKEN = range(10)
+POOL_COLUMNS = 10
 # Columns of an edge's row, see `codesign.program`.
 SOURCE, TARGET, BASE, STEP, STRIDE = range(5)
 EDGE_COLUMNS = 5
 # Positions in `total`.
-NOW, EVENTS, CANDIDATES, OPEN, LOGGED, ENDED = range(6)
-TOTALS = 6
+NOW, EVENTS, CANDIDATES, WOKEN, OPEN, LOGGED, ENDED = range(7)
+TOTALS = 7
 
 
 class Simulation(NamedTuple):
@@ -49,7 +49,9 @@ class Simulation(NamedTuple):
     queue: Int64  # (T, 2)
     flow: Int64  # (T, 2)
     event: Int64  # (most events, 2)
-    candidate: Int64  # (T,)
+    candidate: Int64  # (T,) tasks whose next firing may have become ready
+    woken: Int64  # (R,) pools in which something may have become able to start
+    shared: Int64  # rows of `pool` whose bandwidth is shared
     open_task: Int64  # (T,)
     total: Int64  # (TOTALS,)
 
@@ -79,11 +81,21 @@ def nominate(s: Simulation, task: int) -> None:
 
 
 @inlined
+def wake(s: Simulation, pool: int) -> None:
+    """Have who waits for `pool`, if any, looked at before time moves on."""
+    if s.pool[pool, QUEUE_SIZE] > 0 and s.pool[pool, IS_WOKEN] == 0:
+        s.pool[pool, IS_WOKEN] = 1
+        s.woken[s.total[WOKEN]] = pool
+        s.total[WOKEN] += 1
+
+
+@inlined
 def enqueue(s: Simulation, task: int) -> None:
     pool = s.task[task, RESOURCE]
     push(s.queue, s.pool[pool, QUEUE_BASE], s.pool[pool, QUEUE_SIZE], s.total[NOW], task)
     s.pool[pool, QUEUE_SIZE] += 1
     s.task[task, QUEUED] = 1
+    wake(s, pool)
 
 
 @inlined
@@ -192,6 +204,7 @@ def end_flows(s: Simulation, pool: int) -> None:
         s.task[task, MOVING] = 0
         schedule_end(s, task, s.total[NOW] + s.task[task, DURATION])
     predict_flow_end(s, pool)
+    wake(s, pool)
 
 
 @inlined
@@ -199,12 +212,14 @@ def start_all(s: Simulation, log: Int64) -> None:
     """Give what is free to who waits, until nothing more can start now."""
     while True:
         enqueue_ready(s)
-        for pool in range(s.pool.shape[0]):
-            if s.pool[pool, QUEUE_SIZE] > 0:
-                if s.pool[pool, RATE] == 0:
-                    grant_servers(s, pool, log)
-                else:
-                    admit_flows(s, pool, log)
+        for position in range(s.total[WOKEN]):
+            pool = s.woken[position]
+            if s.pool[pool, RATE] == 0:
+                grant_servers(s, pool, log)
+            else:
+                admit_flows(s, pool, log)
+            s.pool[pool, IS_WOKEN] = 0
+        s.total[WOKEN] = 0
         if s.total[CANDIDATES] == 0:
             return
 
@@ -213,7 +228,7 @@ def start_all(s: Simulation, log: Int64) -> None:
 def next_instant(s: Simulation) -> int:
     """When something ends next; NEVER when nothing is in progress."""
     instant = s.event[0, 0] if s.total[EVENTS] > 0 else NEVER
-    for pool in range(s.pool.shape[0]):
+    for pool in s.shared:
         instant = min(instant, s.pool[pool, FLOW_END])
     return instant
 
@@ -222,7 +237,7 @@ def next_instant(s: Simulation) -> int:
 def end_firings(s: Simulation) -> None:
     """Count the firings that end now, free their servers, and nominate who waited for them."""
     now = s.total[NOW]
-    for pool in range(s.pool.shape[0]):
+    for pool in s.shared:
         if s.pool[pool, FLOW_END] == now:
             end_flows(s, pool)
     while s.total[EVENTS] > 0 and s.event[0, 0] == now:
@@ -232,6 +247,7 @@ def end_firings(s: Simulation) -> None:
         pool = s.task[task, RESOURCE]
         if s.pool[pool, RATE] == 0:
             s.pool[pool, FREE] += 1
+            wake(s, pool)
         s.task[task, DONE] += 1
         s.task[task, LAST_END] = now
         s.total[ENDED] += 1

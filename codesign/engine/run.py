@@ -162,6 +162,8 @@ def _begin(program: Program) -> Simulation:
         flow=np.zeros((tasks, 2), np.int64),
         event=np.zeros((_most_events(program, pool), 2), np.int64),
         candidate=np.arange(tasks, dtype=np.int64),
+        woken=np.zeros(len(pool), np.int64),
+        shared=np.flatnonzero(pool[:, RATE]),
         open_task=np.zeros(tasks, np.int64),
         total=total,
     )
