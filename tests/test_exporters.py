@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import pytest
 
-for package in ("torch", "timm", "transformers", "onnxscript"):
-    pytest.importorskip(package, reason="needs the exporters extra")
-
 from codesign import load
 from codesign.transforms import optimise
-from tests.exported import CASES, EXPORTERS, export
 from tests.model_case import DEVICES, check_simulates, error_against_onnxruntime
 
+exported = pytest.importorskip("tests.exported", reason="needs the exporters extra", exc_type=ImportError)
 pytestmark = [pytest.mark.exporters, pytest.mark.long]
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("exporter", exported.EXPORTERS)
+@pytest.mark.parametrize("name", exported.CASES)
 def test_exported_network_agrees_with_onnxruntime_and_simulates(name, exporter, tmp_path, capsys):
     path = tmp_path / f"{name}.onnx"
-    export(name, exporter, path)
+    exported.export(name, exporter, path)
     graph = optimise(load(path))
     error = error_against_onnxruntime(path, graph)
     with capsys.disabled():
