@@ -12,6 +12,7 @@ A family is a file in this folder. A class derives from Operator and is register
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Value:
 
     @property
     def elements(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return int(math.prod(self.shape))  # shapes may hold numpy integers
 
     def operand(self, elements: int | None = None) -> Operand:
         """This value as an operand of work; `elements` when only part of it is touched."""
