@@ -5,6 +5,7 @@ Errors of the user's making are one line on standard error and exit code 2; `--d
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,8 +15,6 @@ import typer
 from codesign.errors import BadParameter, CodesignError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from codesign.graph import Graph
     from codesign.report.report import Report
 
@@ -24,7 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Simulate neural networks on GPUs, NPUs, PIM DRAM, microcontrollers and CPUs; sweep the hardware; see why.",
+    help="Simulate neural networks on GPUs, NPUs, PIM DRAM, microcontrollers and CPUs; sweep the hardware; see why. "
+    "With --debug anywhere, an error shows where it came from.",
 )
 
 ModelArgument = Annotated[str, typer.Argument(help="path of an ONNX file, or zoo:NAME", metavar="MODEL")]
@@ -49,13 +49,14 @@ SeedWeightsOption = Annotated[
 
 def _load(model: str, batch: int | None, bind: list[str] | None) -> Graph:
     from codesign.model import load
-    from codesign.study.vary import parse_settings
 
-    sizes = parse_settings(bind or [])
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise BadParameter(f"--bind {name}={size}: expected a whole number of at least 1")
-    return load(model, batch=batch, bind={name: int(size) for name, size in sizes.items()})
+    return load(model, batch=batch, bind=_sizes(bind))
+
+
+def _sizes(bind: list[str] | None) -> dict[str, int]:
+    from codesign.study.vary import parse_sizes
+
+    return parse_sizes(bind or [])
 
 
 def _warn(warnings: list[str] | tuple[str, ...]) -> None:
@@ -67,6 +68,18 @@ def _settings(texts: list[str] | None) -> dict[str, Any]:
     from codesign.study.vary import parse_settings
 
     return parse_settings(texts or [])
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Refuse a path that cannot be written before anything is computed for it."""
+    for path in paths:
+        if path is not None and str(path) != "-":
+            if path.is_dir():
+                raise BadParameter(f"cannot write '{path}': it is a folder")
+            if not path.parent.is_dir():
+                raise BadParameter(f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first")
+            if not os.access(path if path.exists() else path.parent, os.W_OK):
+                raise BadParameter(f"cannot write '{path}': permission denied")
 
 
 @app.command()
@@ -84,13 +97,13 @@ def inspect(
 
     graph = _load(model, batch, bind)
     found = inspect_graph(graph, dtype, fused=not raw)
-    if json is not None:
-        _write_text(json, found.to_json())
     if json is None or str(json) != "-":
         from rich.console import Console
 
         Console().print(found.table(top))
     _warn(graph.warnings)
+    if json is not None:
+        _write_text(json, found.to_json())
 
 
 @app.command()
@@ -114,6 +127,8 @@ def simulate(
 
     chosen = find_device(device, **_settings(settings))
     report = run(_load(model, batch, bind), chosen, dtype=dtype, fidelity=fidelity)
+    if json is None or str(json) != "-":  # shown before it is written: a path that fails loses nothing
+        report.print(top=top)
     if json is not None:
         _write_text(json, report.to_json())
     if html is not None:
@@ -122,8 +137,6 @@ def simulate(
         report.to_trace(trace)
     if onnx is not None:
         _annotate(model, batch, bind, onnx, report)
-    if json is None or str(json) != "-":
-        report.print(top=top)
 
 
 def _annotate(model: str, batch: int | None, bind: list[str] | None, out: Path, report: Report) -> None:
@@ -136,8 +149,7 @@ def _annotate(model: str, batch: int | None, bind: list[str] | None, out: Path, 
     if model.startswith(ZOO):
         import workloads
 
-        sizes = {name: int(size) for name, size in _settings(bind).items()}
-        source = workloads.build(model.removeprefix(ZOO), batch=batch or 1, bind=sizes)
+        source = workloads.build(model.removeprefix(ZOO), batch=batch or 1, bind=_sizes(bind))
     annotate(source, out, node_metadata(report.document))
 
 
@@ -173,32 +185,20 @@ def execute(
     bind: BindOption = None,
 ) -> None:
     """Run a model's numbers on this machine and write its outputs."""
-    import numpy as np
-
     from codesign.executor import Executor, random_inputs
+    from codesign.study.arrays import read_arrays, write_arrays
     from codesign.transforms import optimise
 
     if (inputs is None) == (seed_inputs is None):
         raise BadParameter("execute needs either --inputs FILE.npz or --seed-inputs N")
+    _check_writable(outputs)
     graph = _load(model, batch, bind)
-    feeds = _read_arrays(inputs) if inputs is not None else random_inputs(graph, seed_inputs or 0)
+    feeds = read_arrays(inputs) if inputs is not None else random_inputs(graph, seed_inputs or 0)
     results = Executor(optimise(graph), seed_weights=seed_weights).run(feeds)
-    np.savez(outputs, allow_pickle=False, **results)
+    write_arrays(outputs, results)
     for name, values in results.items():
         typer.echo(f"{name}: {values.dtype} {list(values.shape)}")
     _warn(graph.warnings)
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise BadParameter(f"inputs {path}: not an .npz file of arrays ({' '.join(str(error).split())})") from error
 
 
 @app.command()
@@ -219,6 +219,7 @@ def ops(
     from codesign.registry import device as find_device
     from codesign.study.operators import read_operators, simulate_operators
 
+    _check_writable(json)
     chosen = find_device(device, **_settings(settings))
     results = simulate_operators(chosen, read_operators(source), cache=cache, fidelity=fidelity)
     _write_text(json, json_module.dumps({"ops": results}, indent=1))
@@ -253,9 +254,13 @@ def sweep(
     from codesign.study.sweep import sweep as run
     from codesign.study.vary import parse_vary
 
-    graph = _load(model, batch, bind)
+    figure = plot or out.with_suffix(".html")
+    if figure == out:
+        raise BadParameter(f"--out {out}: the figure would be written over the points; name it with --plot")
+    _check_writable(out, figure)
     names = [name.strip() for name in objective.split(",")]
     axes = parse_vary(vary)
+    graph = _load(model, batch, bind)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
@@ -266,7 +271,6 @@ def sweep(
         )  # fmt: skip
     title = f"{model} on {device}"
     Console().print(sweep_table(frame, list(axes), names, title))
-    figure = plot or out.with_suffix(".html")
     figure.write_text(figure_page(sweep_figure(frame, list(axes), names, title)), encoding="utf-8")
     typer.echo(f"{len(frame)} points in {out}, figure in {figure}")
 
@@ -309,10 +313,9 @@ def export(
     import workloads as zoo
     from codesign.model import ZOO
 
-    sizes = {name: int(size) for name, size in _settings(bind).items()}
-    zoo.save(
-        model.removeprefix(ZOO), output, batch=batch or 1, bind=sizes, seed_weights=None if no_weights else seed_weights
-    )
+    _check_writable(output)
+    seed = None if no_weights else seed_weights
+    zoo.save(model.removeprefix(ZOO), output, batch=batch or 1, bind=_sizes(bind), seed_weights=seed)
     typer.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
@@ -385,9 +388,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(str(error))
     except OSError as error:
-        if debug or error.filename is None:
+        if debug:
             raise
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

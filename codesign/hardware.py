@@ -17,9 +17,10 @@ from codesign.work import Work
 
 
 class Parameters(BaseModel):
-    """Base of a device class's parameters: unknown names are refused, each field has a unit and a description."""
+    """Base of a device class's parameters: each field has a unit and a description; unknown names and values
+    that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Provenance(BaseModel):

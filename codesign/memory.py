@@ -1,4 +1,4 @@
-"""Liveness: which activations are alive while each operation runs."""
+"""What a graph keeps in memory: its weights, and the activations alive while each operation runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Mapping
 
 from codesign.graph import Graph
 from codesign.ops.base import Value
+
+
+def stored_weight_bytes(graph: Graph, values: Mapping[str, Value]) -> int:
+    """Bytes of the learned values in the types of `values`, each tensor once however often it is read."""
+    return sum(values[name].operand().bytes for name, weight in graph.weights.items() if weight.is_parameter)
 
 
 def last_uses(graph: Graph) -> dict[str, int]:

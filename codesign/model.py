@@ -27,5 +27,7 @@ def load(model: str | Path, batch: int | None = None, bind: Mapping[str, int] | 
     from codesign.frontend import from_proto
 
     name = text.removeprefix(ZOO)
-    proto = workloads.build(name, batch=1 if batch is None else batch, bind=bind)
-    return replace(from_proto(proto, source=text), batch=1 if batch is None else batch)
+    size = 1 if batch is None else batch
+    graph = from_proto(workloads.build(name, batch=size, bind=bind), source=text)
+    # The front end can only warn of absent values, which a built-in network never has: it is built with every size.
+    return replace(graph, batch=size, warnings=())

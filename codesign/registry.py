@@ -37,11 +37,9 @@ def device(name: str, **overrides: Any) -> Device:
     A nested parameter is named with dots: `device("h200", **{"dram.bandwidth": 4e12})`. Raises BadParameter, with the
     nearest known names, for an unknown device or parameter or a value out of range.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else device_files().get(name)
-    if path is None or not path.is_file():
-        raise BadParameter(f"unknown device '{name}'{nearest(name, device_names()) or known_devices()}")
+    path = _device_file(name)
     description = _read(path)
-    device_class = _device_class(description["class"])
+    device_class = _device_class(str(description["class"]), path)
     parameters = _apply(description.get("parameters") or {}, overrides)
     try:
         built = device_class.parameters_model.model_validate(parameters)
@@ -55,8 +53,15 @@ def device(name: str, **overrides: Any) -> Device:
     return device_class(f"{description['name']} ({changed})" if changed else description["name"], built, provenance)
 
 
-def known_devices() -> str:
-    return f"; known devices: {', '.join(device_names())}"
+def _device_file(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise BadParameter(f"device file '{name}': no such file")
+        return Path(name)
+    if name not in device_files():
+        known = nearest(name, device_names()) or f"; known devices: {', '.join(device_names())}"
+        raise BadParameter(f"unknown device '{name}'{known}")
+    return device_files()[name]
 
 
 def device_classes() -> list[str]:
@@ -94,7 +99,7 @@ def _parsed(path: Path, modified: float) -> Any:
 
     try:
         return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise BadParameter(f"device file {path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -102,13 +107,16 @@ def _read(path: Path) -> dict[str, Any]:
     description = _parsed(path, path.stat().st_mtime)
     if not isinstance(description, dict) or not {"name", "class", "provenance"} <= description.keys():
         raise BadParameter(f"device file {path}: expected the keys name, class, provenance and parameters")
+    for key in ("parameters", "provenance"):
+        if not isinstance(description.get(key) or {}, dict):
+            raise BadParameter(f"device file {path}: '{key}' is {description[key]!r}; expected names with values")
     return description
 
 
-def _device_class(name: str) -> type[Device]:
-    module = class_module(name, "device")
+def _device_class(name: str, path: Path) -> type[Device]:
+    module = class_module(name, "device") if name.isidentifier() else None
     if module is None:
-        raise BadParameter(f"unknown device class '{name}'")
+        raise BadParameter(f"device file {path}: unknown device class '{name}'{nearest(name, device_classes())}")
     found: type[Device] = module.DEVICE_CLASS
     return found
 

@@ -22,7 +22,7 @@ from codesign.errors import BadParameter
 from codesign.graph import Graph
 from codesign.hardware import Device, MappedOp, MemoryPlan, Tasks
 from codesign.lower import values_of, work_of
-from codesign.memory import live_bytes
+from codesign.memory import live_bytes, stored_weight_bytes
 from codesign.ops.base import Value
 from codesign.program import Fragment, Program, ProgramBuilder
 from codesign.report.report import Report, Roof, TaskTable
@@ -38,9 +38,13 @@ _LATENCY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Prepared:
-    """A graph made ready for one element type: transformed and lowered. Nothing in it depends on a device."""
+    """A graph made ready for one element type: transformed and lowered. Nothing in it depends on a device.
+
+    `parameters` are the learned values of the graph as loaded: transforms fold some away.
+    """
 
     graph: Graph
+    parameters: int
     dtype: str
     values: dict[str, Value]
     works: tuple[Work, ...]
@@ -51,9 +55,8 @@ class Prepared:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of the learned values as stored in `dtype`."""
-        weights = self.graph.weights
-        return sum(self.values[name].operand().bytes for name, weight in weights.items() if weight.is_parameter)
+        """Bytes of the weights that are left after the transforms, as stored in `dtype`."""
+        return stored_weight_bytes(self.graph, self.values)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def prepare(graph: Graph, dtype: str) -> Prepared:
             return prepared
     optimised = optimise(graph)
     values = values_of(optimised, dtype)
-    prepared = Prepared(optimised, dtype, values, tuple(work_of(op, values) for op in optimised.ops))
+    works = tuple(work_of(op, values) for op in optimised.ops)
+    prepared = Prepared(optimised, graph.parameters, dtype, values, works)
     _recent.appendleft((weakref.ref(graph), dtype, prepared))
     return prepared
 
@@ -242,7 +246,7 @@ def _document(prepared: Prepared, device: Device, fidelity: str, plan: MemoryPla
         power_W=total_J / latency_s if latency_s else 0.0,
         area_mm2=device.area_mm2,
         macs=sum(work.macs for work in prepared.works),
-        params=graph.parameters,
+        params=prepared.parameters,
         weight_bytes=prepared.weight_bytes,
         peak_activation_bytes=plan.peak_activation_bytes,
         fits=plan.fit.fits,

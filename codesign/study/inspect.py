@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from codesign.dtypes import dtype as element_type
 from codesign.graph import Graph
 from codesign.lower import values_of, work_of
-from codesign.memory import live_bytes
+from codesign.memory import live_bytes, stored_weight_bytes
 from codesign.report import units
 from codesign.transforms import optimise
 
@@ -36,7 +36,10 @@ class OpInspection:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A model's totals and its operations in order."""
+    """A model's totals and its operations in order.
+
+    `parameters` are the learned values of the graph as loaded; `weight_bytes` is what is stored after the transforms.
+    """
 
     model: str
     dtype: str
@@ -83,9 +86,6 @@ def inspect(graph: Graph, dtype: str | None = None, fused: bool = True) -> Inspe
             )
         )
     flops, moved = sum(row.flops for row in rows), sum(row.weight_bytes + row.activation_bytes for row in rows)
-    weights = (
-        values[name].operand().bytes for name, weight in graph.weights.items() if weight.is_parameter and name in values
-    )
     return Inspection(
         model=graph.source or graph.name,
         dtype=element_type(dtype).name if dtype else "as stored",
@@ -93,7 +93,7 @@ def inspect(graph: Graph, dtype: str | None = None, fused: bool = True) -> Inspe
         parameters=graph.parameters,
         macs=sum(row.macs for row in rows),
         flops=flops,
-        weight_bytes=sum(weights),
+        weight_bytes=stored_weight_bytes(chosen, values),
         activation_bytes=sum(row.activation_bytes for row in rows),
         intensity=flops / moved if moved else 0.0,
         peak_live_bytes=max(live, default=0),
@@ -126,5 +126,5 @@ def _table(found: Inspection, top: int) -> RenderableType:
             units.bytes_(row.weight_bytes), units.bytes_(row.activation_bytes), f"{row.intensity:.1f}",
             units.bytes_(row.live_bytes),
         )  # fmt: skip
-    part = f"The {len(shown)} operations with the most arithmetic, in order" if few else "Operations, in order"
+    part = "Operations with the most arithmetic, in order" if few else "Operations, in order"
     return Group(title, totals, Text(""), heading(part), table)

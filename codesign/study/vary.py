@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from codesign.errors import BadParameter
 
 Setting = int | float | str | bool
 FORMS = "expected NAME=a,b,c or NAME=low:high:COUNT (evenly spaced) or NAME=low:high:COUNTlog (evenly in ratio)"
+LARGEST_GRID = 1_000_000
+"""Points of a sweep: beyond it the grid alone would fill memory, and a search is what is wanted."""
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, list[Setting]]:
@@ -21,24 +24,37 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Setting]]:
     """
     found: dict[str, list[Setting]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not equals or not name.strip() or not values.strip():
-            raise BadParameter(f"vary '{text}': {FORMS}")
+        name, values = _parted("--vary", text, FORMS)
         if name in found:
-            raise BadParameter(f"vary '{text}': parameter '{name}' is varied twice")
-        found[name.strip()] = _range(text, values) if ":" in values else [setting(part) for part in values.split(",")]
+            raise BadParameter(f"--vary {text}: parameter '{name}' is varied twice")
+        found[name] = _range(text, values) if ":" in values else _listed(text, values)
     return found
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Setting]:
     """One value by parameter from texts such as `dram.bandwidth=4e12`. Raises BadParameter."""
-    found: dict[str, Setting] = {}
+    parted = [_parted("--set", text, "expected NAME=VALUE, such as dram.bandwidth=4e12") for text in texts]
+    return {name: setting(value) for name, value in parted}
+
+
+def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """Sizes of dimensions by name from texts such as `sequence=128`. Raises BadParameter."""
+    found = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise BadParameter(f"setting '{text}': expected NAME=VALUE, such as dram.bandwidth=4e12")
-        found[name.strip()] = setting(value)
+        name, value = _parted("--bind", text, "expected NAME=SIZE, such as sequence=128")
+        size = setting(value)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise BadParameter(f"--bind {text}: expected a whole number of at least 1")
+        found[name] = size
     return found
+
+
+def _parted(option: str, text: str, expected: str) -> tuple[str, str]:
+    """Name and value of `NAME=VALUE`, both there."""
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not name or not value:
+        raise BadParameter(f"{option} {text}: {expected}")
+    return name, value
 
 
 def setting(text: str) -> Setting:
@@ -53,21 +69,33 @@ def setting(text: str) -> Setting:
 
 
 def grid(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values, the last parameter changing fastest."""
+    """Every combination of the values, the last parameter changing fastest. Raises BadParameter for too many."""
+    points = math.prod(len(values) for values in vary.values())
+    if points > LARGEST_GRID:
+        raise BadParameter(f"a grid of {points:,} points is too large: at most {LARGEST_GRID:,}; vary fewer values")
     return [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
 
 
+def _listed(text: str, values: str) -> list[Setting]:
+    parts = [part.strip() for part in values.split(",")]
+    if not all(parts):
+        raise BadParameter(f"--vary {text}: a value is empty; {FORMS}")
+    return [setting(part) for part in parts]
+
+
 def _range(text: str, values: str) -> list[Setting]:
-    parts = values.split(":")
     try:
-        low, high = float(parts[0]), float(parts[1])
-        logarithmic = parts[2].endswith("log")
-        count = int(parts[2].removesuffix("log"))
-    except (ValueError, IndexError):
-        raise BadParameter(f"vary '{text}': {FORMS}") from None
-    if len(parts) != 3 or count < 2 or (logarithmic and (low <= 0 or high <= 0)):
-        raise BadParameter(f"vary '{text}': {FORMS}; COUNT is at least 2, and a log range is positive")
-    spaced = np.geomspace(low, high, count) if logarithmic else np.linspace(low, high, count)
+        low, high, steps = values.split(":")
+        first, last, count = float(low), float(high), int(steps.strip().removesuffix("log"))
+    except ValueError:
+        raise BadParameter(f"--vary {text}: {FORMS}") from None
+    logarithmic = steps.strip().endswith("log")
+    finite = math.isfinite(first) and math.isfinite(last)
+    if not finite or not 2 <= count <= LARGEST_GRID or (logarithmic and (first <= 0 or last <= 0)):
+        raise BadParameter(
+            f"--vary {text}: {FORMS}; COUNT is from 2 to {LARGEST_GRID:,}, the ends finite, a log range's positive"
+        )
+    spaced = np.geomspace(first, last, count) if logarithmic else np.linspace(first, last, count)
     return [_tidy(float(f"{value:.12g}")) for value in spaced]
 
 

@@ -20,39 +20,37 @@ def zoo_json() -> str:
 
 
 def zoo_table() -> Table:
-    """Name, family, year, published parameters and MACs of each built-in network."""
-    from rich.table import Table
-
+    """Name, year, published parameters and MACs, and title of each built-in network."""
     import workloads
+    from codesign.report.tables import add_names, add_numbers, plain_table, shrinking
 
-    table = Table(box=None, header_style="bold")
-    for heading in ("name", "family", "year", "parameters", "MACs", "title"):
-        right = heading in ("year", "parameters", "MACs")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    table = plain_table()
+    table.add_column("name", no_wrap=True)
+    add_numbers(table, "year", "parameters", "MACs")
+    add_names(table, "network")
     for name in workloads.names():
         info = workloads.info(name)
-        published = info.published
+        sizes = (info.published.parameters, info.published.macs)
         table.add_row(
-            name, info.family, str(info.year),
-            units.count(published.parameters) if published.parameters else "-",
-            units.count(published.macs) if published.macs else "-",
-            info.title,
+            name, str(info.year), *(units.count(size) if size else "-" for size in sizes), shrinking(info.title)
         )  # fmt: skip
     return table
 
 
 def device_table() -> Table:
-    """Name, class, own element type, error band and description of each device."""
-    from rich.table import Table
+    """Name, class, own element type, validated mean error and description of each device."""
+    from codesign.report.tables import add_names, add_numbers, plain_table, shrinking
 
-    table = Table(box=None, header_style="bold")
-    for heading in ("name", "class", "type", "error band", "description"):
-        table.add_column(heading, no_wrap=heading != "description")
+    table = plain_table()
+    for heading in ("name", "class", "type"):
+        table.add_column(heading, no_wrap=True)
+    add_numbers(table, "mean error")
+    add_names(table, "description", most=80)
     for name in device_names():
         found = device(name)
         band = found.provenance.error_band
         table.add_row(
-            name, found.device_class, found.default_dtype, f"±{band:.0%}" if band is not None else "not validated",
-            found.provenance.description,
+            name, found.device_class, found.default_dtype, f"{band:.0%}" if band is not None else "unknown",
+            shrinking(found.provenance.description),
         )  # fmt: skip
     return table
