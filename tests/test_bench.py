@@ -44,6 +44,10 @@ def test_the_table_shows_both_times_and_their_ratio():
         assert cell in text
 
 
+def test_large_ratios_are_whole_numbers():
+    assert "1,795x" in printed([Figure("map", 0.001, peer="other", theirs=1.7952)])
+
+
 def test_simpy_runs_the_pipeline_to_the_same_tick():
     assert simpy_pipeline(300) == run(pipeline(300)).end
 

@@ -113,8 +113,7 @@ def simulation_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
         found = device(name)
         again = _best(partial(simulate, graph, found), effort.repeats)
         yield Figure(f"simulate bert_base again on {name}", again, target=0.05)
-    gpu = device("h200")
-    batch = _best(lambda: simulate(load("zoo:resnet50", batch=64), gpu), effort.repeats)
+    batch = _best(lambda: simulate(load("zoo:resnet50", batch=64), device("h200")), effort.repeats)
     yield Figure("load, lower and simulate resnet50, batch 64", batch, target=1.5)
     yield _sweep(effort)
 
@@ -208,7 +207,7 @@ def table(title: str, figures: list[Figure]) -> RenderableType:
         ratio = figure.times_better
         found.add_row(
             shrinking(figure.name), _amount(figure.ours, figure), _amount(figure.target, figure), met,
-            figure.peer, _amount(figure.theirs, figure), "" if ratio is None else f"{ratio:.3g}x",
+            figure.peer, _amount(figure.theirs, figure), _times(ratio),
         )  # fmt: skip
     return Group(heading(title), found)
 
@@ -219,6 +218,12 @@ def _amount(value: float | None, figure: Figure) -> str:
     if figure.unit == SECONDS:
         return units.seconds(value)
     return units.bytes_(value) if figure.unit == BYTES else units.rate(value, figure.unit)
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
 def _beside(figure: Figure, run: bool, peer: Peer | str, script: str, task: dict[str, Any]) -> Figure:
