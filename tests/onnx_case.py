@@ -46,7 +46,8 @@ class NodeCase:
             [helper.make_tensor_value_info(name, types[name], array.shape) for name, array in self._given()],
             [onnx.ValueInfoProto(name=name) for name in self.outputs],
         )
-        imports = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        versions = {"": self.opset, "com.microsoft": 1, "ai.onnx.ml": 3}
+        imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
         return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
     def _given(self) -> list[tuple[str, Array]]:
