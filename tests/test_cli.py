@@ -1,65 +1,30 @@
-"""The command line, through its entry point: what each command writes, and one line with exit code 2 for bad input."""
+"""The command line, through its entry point: what each command writes and prints."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import codesign
 from codesign.cli import main
+from tests.commands import run, write_small_model
 
 DEVICES = ("ethos-u65-256", "h200", "i9-10940x", "pim-gpt", "stm32l4r5")
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A convolution with bias, ReLU and a dense layer: weights in the file, one symbolic dimension."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "w": rng.standard_normal((4, 3, 3, 3)), "b": rng.standard_normal(4), "d": rng.standard_normal((4, 10)),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c"], ["r"], name="relu"),
-        helper.make_node("GlobalAveragePool", ["r"], ["g"], name="pool"),
-        helper.make_node("Flatten", ["g"], ["f"], name="flat"),
-        helper.make_node("MatMul", ["f", "d"], ["y"], name="dense"),
-    ]
-    graph = helper.make_graph(
-        nodes, "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])],
-        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()],
-    )  # fmt: skip
-    path = tmp_path / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return str(path)
-
-
-def run(*words: object) -> int:
-    """Exit code of the command line given these words."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return int(ended.value.code or 0)
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one line on standard error with which a command is refused."""
-    assert run(*words) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in captured.err
-    return lines[0]
+    return write_small_model(tmp_path)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -217,46 +182,85 @@ def test_validate_fails_loudly_when_a_bound_is_broken(monkeypatch, capsys) -> No
     assert "BROKEN" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("simulate", "MODEL", "-d", "h2000"), "did you mean h200"),
-        (("simulate", "MODEL", "-d", "h200", "--set", "dram.bandwith=1"), "did you mean dram.bandwidth"),
-        (("simulate", "MODEL", "-d", "h200", "--set", "dram.bandwidth=-1"), "dram.bandwidth"),
-        (("simulate", "MODEL", "-d", "h200", "--set", "dram.bandwidth=fast"), "dram.bandwidth"),
-        (("simulate", "MODEL", "-d", "h200", "--set", "dram.bandwidth"), "expected NAME=VALUE"),
-        (("simulate", "MODEL", "-d", "h200", "--dtype", "fp12"), "unknown data type 'fp12'"),
-        (("simulate", "MODEL", "-d", "stm32l4r5", "--fidelity", "cycle"), "no fidelity 'cycle'"),
-        (("simulate", "MODEL", "-d", "h200", "--bind", "sequence=4"), "batch"),
-        (("simulate", "MODEL", "-d", "h200", "--bind", "batch=zero"), "whole number"),
-        (("simulate", "MODEL", "-d", "h200", "--json", "/nowhere/r.json"), "/nowhere/r.json"),
-        (("simulate", "zoo:vit_tinny", "-d", "h200"), "did you mean vit_tiny"),
-        (("simulate", "missing.onnx", "-d", "h200"), "missing.onnx"),
-        (("simulate", "FOLDER", "-d", "h200"), "FOLDER"),
-        (("inspect", "NOISE"), "NOISE"),
-        (("execute", "MODEL", "--outputs", "y.npz"), "--inputs"),
-        (("execute", "MODEL", "--inputs", "NOISE", "--outputs", "y.npz"), "NOISE"),
-        (("execute", "zoo:mlperf_tiny_kws", "--seed-inputs", "0", "--outputs", "y.npz"), "seed_weights"),
-        (("ops", "-d", "h200", "--from", "NOISE", "--json", "-"), "NOISE"),
-        (("sweep", "MODEL", "-d", "h200", "--vary", "dram.bandwidth", "--out", "o.parquet"), "expected NAME=a,b,c"),
-        (("sweep", "MODEL", "-d", "h200", "--vary", "dram.width=1,2", "--out", "o.parquet"), "dram.width"),
-        (("sweep", "MODEL", "-d", "h200", "--vary", "sm.count=-4", "--out", "o.parquet"), "sm.count"),
-        (("sweep", "MODEL", "-d", "h200", "--vary", "sm.count=4", "--objective", "speed", "--out", "o"), "speed"),
-        (("validate", "npuu"), "did you mean npu"),
-        (("export", "zoo:resnet5", "-o", "r.onnx"), "did you mean resnet50"),
-    ],
-)
-def test_bad_input_is_one_line_with_the_reason(words, expected, model, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise = tmp_path / "noise.bin"
-    noise.write_bytes(bytes(range(7, 207)))
-    named = {"MODEL": model, "NOISE": str(noise), "FOLDER": str(tmp_path)}
-    line = refused(capsys, *(named.get(word, word) for word in words))
-    assert named.get(expected, expected) in line
+def test_inspect_and_simulate_agree_on_what_is_stored(tmp_path, capsys) -> None:
+    """Folding batch normalisations adds a bias and drops four statistics a channel: ResNet-50 has 26,560 channels."""
+    out = tmp_path / "r.json"
+    assert run("inspect", "zoo:resnet50", "--dtype", "fp16", "--json", "-") == 0
+    inspected = json.loads(capsys.readouterr().out)
+    assert run("simulate", "zoo:resnet50", "-d", "h200", "--json", out) == 0
+    simulated = json.loads(out.read_text())
+    assert inspected["parameters"] == simulated["params"] == 25_557_032
+    assert inspected["weight_bytes"] == simulated["weight_bytes"] == 2 * (25_557_032 - 26_560)
 
 
-def test_missing_option_is_a_usage_error(model) -> None:
-    assert run("simulate", model) == 2
+def test_a_built_in_network_simulates_without_a_warning(capsys) -> None:
+    assert run("inspect", "zoo:mlperf_tiny_kws") == 0
+    assert capsys.readouterr().err == ""
+    assert run("simulate", "zoo:mlperf_tiny_kws", "-d", "h200", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+
+
+@pytest.mark.parametrize("command", ["devices", "workloads"])
+def test_lists_keep_one_line_an_entry_at_80_columns(command, monkeypatch, capsys) -> None:
+    import workloads
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(codesign.device_names() if command == "devices" else workloads.names())
+    assert max(map(len, lines)) <= 80
+
+
+def test_annotated_networks_of_the_zoo_keep_their_nodes(tmp_path) -> None:
+    for name in ("first.onnx", "second.onnx"):
+        path = tmp_path / name
+        assert run("simulate", "zoo:mlperf_tiny_ic", "-d", "ethos-u65-256", "--onnx", path) == 0
+        assert all(node.metadata_props for node in onnx.load(path, load_external_data=False).graph.node)
+
+
+def test_execute_agrees_with_onnxruntime_on_an_exported_transformer(tmp_path) -> None:
+    import onnxruntime
+
+    path = Path(__file__).parent / "data" / "models" / "vit_2_layers__dynamo.onnx"
+    inputs = codesign.random_inputs(codesign.load(path), 7)
+    np.savez(tmp_path / "in.npz", **inputs)
+    assert run("execute", path, "--inputs", tmp_path / "in.npz", "--outputs", tmp_path / "out.anything") == 0
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    with np.load(tmp_path / "out.anything") as found:
+        assert sorted(found.files) == sorted(names)
+        for name, expected in zip(names, session.run(None, inputs), strict=True):
+            assert np.abs(found[name] - expected).max() < 1e-4 * np.ptp(expected)
+
+
+def test_arrays_of_any_name_and_type_are_written(tmp_path) -> None:
+    import ml_dtypes
+
+    from codesign.study.arrays import read_arrays, write_arrays
+
+    arrays = {"file": np.arange(3), "a/b": np.ones((2, 0)), "half": np.array([1.5, 2.5], ml_dtypes.bfloat16)}
+    write_arrays(tmp_path / "all.npz", arrays)
+    found = read_arrays(tmp_path / "all.npz")
+    assert found.keys() == arrays.keys()
+    assert found["half"].tolist() == [1.5, 2.5]
+    assert found["half"].dtype == np.float32
+
+
+def test_validate_prints_the_ladder(monkeypatch, capsys) -> None:
+    import workloads
+
+    monkeypatch.setattr(workloads, "names", lambda: ["mlperf_tiny_ad"])
+    assert run("validate", "ladder") == 0
+    shown = capsys.readouterr().out
+    assert f"{len(codesign.device_names())} of {len(codesign.device_names())} hold" in shown
+
+
+def test_calibrate_prints_parameters(monkeypatch, capsys) -> None:
+    from hwmodels.npu import calibrate
+
+    monkeypatch.setattr(calibrate, "calibrate", lambda: {"array.rows": 8.25})
+    assert run("calibrate", "npu") == 0
+    assert capsys.readouterr().out.strip() == "array.rows: 8.25"
 
 
 def test_debug_shows_where_an_error_came_from(model) -> None:
@@ -264,6 +268,45 @@ def test_debug_shows_where_an_error_came_from(model) -> None:
 
     with pytest.raises(BadParameter):
         main(["simulate", model, "-d", "h2000", "--debug"])
+
+
+def test_two_processes_print_the_same_document(model) -> None:
+    """Whatever the order in which their sets and dictionaries hash."""
+    code = "from codesign.cli import main; main()"
+    words = ["simulate", model, "-d", "ethos-u65-256", "--json", "-"]
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code, *words],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+    assert json.loads(printed[0])["latency_s"] > 0
+
+
+def test_an_interrupt_ends_a_sweep_with_its_points_kept(tmp_path) -> None:
+    """SIGINT to the whole group, as a terminal sends it: no traceback, and the journal holds every finished point."""
+    out = tmp_path / "points.parquet"
+    words = ["sweep", "zoo:mobilenetv2", "-d", "ethos-u65-256", "--vary", "array.rows=4,8,16,32"]
+    words += ["--vary", "dram.bandwidth=1e9:64e9:100log", "--processes", "2", "--out", str(out)]
+    code = "from codesign.cli import main; main()"
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    journal = Path(f"{out}.points")
+    while started.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 4):
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGINT)
+    _, shown = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "Traceback" not in shown
+    assert not out.exists()
+    kept = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert 4 <= len(kept) < 400
 
 
 def test_as_a_program_it_prints_help_and_loads_nothing_heavy() -> None:

@@ -50,6 +50,6 @@ def annotate(
     External data is neither read nor copied: it is shared with the new file, by a link when that stands in another
     folder. Raises BadModel when a node is unknown.
     """
-    from codesign.frontend.annotate import write_annotated
+    from codesign.frontend.annotations import write_annotated
 
     write_annotated(model, Path(out_path), metadata)

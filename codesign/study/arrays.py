@@ -18,9 +18,10 @@ Array = np.ndarray[Any, Any]
 def read_arrays(path: Path) -> dict[str, Array]:
     """Arrays by name. Raises BadParameter, naming the file, when it is not an .npz file of plain arrays."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BadParameter(f"inputs {path}: a single array; expected an .npz file of arrays by name")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise BadParameter(f"inputs {path}: a single array; expected an .npz file of arrays by name")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise BadParameter(f"inputs {path}: no such file") from error

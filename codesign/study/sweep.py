@@ -69,8 +69,10 @@ def sweep(
     points = [{**fixed, **point} for point in grid(axes)]
     first = _first(device_name, points)
     if fidelity not in first.fidelities:
-        raise BadParameter(f"device '{first.name}' has no fidelity '{fidelity}'; it has {', '.join(first.fidelities)}")
-    _check_objectives(objective, first)
+        raise BadParameter(f"device '{device_name}' has no fidelity '{fidelity}'; it has {', '.join(first.fidelities)}")
+    _check_objectives(objective)
+    if "area" in objective and first.area_mm2 is None:
+        raise BadParameter(f"objective 'area': the area of device '{device_name}' is not known")
     prepared = prepare(graph, device_dtype(first, dtype))
     about = {
         "codesign": metadata.version("codesign"),
@@ -118,12 +120,10 @@ def _first(device_name: str, points: Sequence[Point]) -> Device:
     raise refused or BadParameter("a parameter to vary has no values")
 
 
-def _check_objectives(objective: Sequence[str], first: Device) -> None:
+def _check_objectives(objective: Sequence[str]) -> None:
     for name in objective:
         if name not in OBJECTIVES:
             raise BadParameter(f"unknown objective '{name}'{nearest(name, OBJECTIVES)}; known: {', '.join(OBJECTIVES)}")
-    if "area" in objective and first.area_mm2 is None:
-        raise BadParameter(f"objective 'area': the area of device '{first.name}' is not known")
 
 
 def _compute_parallel(
