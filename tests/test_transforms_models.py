@@ -73,8 +73,9 @@ def test_causal_mask_of_an_exporter_becomes_an_attribute() -> None:
 def test_shared_heads_of_an_exporter_are_not_repeated() -> None:
     result = optimise(load(MODELS / "llama_2_layers__dynamo.onnx"))
     attention = [op for op in result.ops if op.kind == "Attention"]
-    heads = [[result.tensors[name].shape[1] for name in op.inputs[:3]] for op in attention]
-    assert heads == [[4, 2, 2], [4, 2, 2]]
+    assert [(op.attributes["q_num_heads"], op.attributes["kv_num_heads"]) for op in attention] == [(4, 2), (4, 2)]
+    widths = [[result.tensors[name].shape[2] for name in op.inputs[:3]] for op in attention]
+    assert widths == [[16, 8, 8], [16, 8, 8]]
 
 
 def test_model_optimised_twice_is_the_same() -> None:
