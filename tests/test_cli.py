@@ -183,7 +183,7 @@ def test_validate_fails_loudly_when_a_bound_is_broken(monkeypatch, capsys) -> No
 
 
 def test_inspect_and_simulate_agree_on_what_is_stored(tmp_path, capsys) -> None:
-    """Folding batch normalisations adds a bias and drops four statistics a channel: ResNet-50 has 26,560 channels."""
+    """Folding batch normalisations makes one bias of a gain and a shift: ResNet-50 has 26,560 such channels."""
     out = tmp_path / "r.json"
     assert run("inspect", "zoo:resnet50", "--dtype", "fp16", "--json", "-") == 0
     inspected = json.loads(capsys.readouterr().out)
