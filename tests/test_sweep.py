@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +13,11 @@ from hypothesis import strategies as st
 
 import codesign
 from codesign.errors import BadParameter
+from codesign.simulation import prepare
 from codesign.study import sweep as sweeping
 from codesign.study.pareto import pareto_front
 from codesign.study.vary import grid, parse_vary
+from tests.commands import write_small_model
 
 AXES = {"array.rows": [8, 16], "dram.bandwidth": [1e9, 4e9, 16e9]}
 
@@ -85,6 +90,97 @@ def test_an_interrupted_sweep_goes_on_where_it_was(graph, tmp_path, monkeypatch)
     pd.testing.assert_frame_equal(pd.read_parquet(out), resumed)
 
 
+def test_a_line_cut_short_costs_its_own_point_alone(graph, tmp_path) -> None:
+    out = tmp_path / "points.parquet"
+    fresh = codesign.sweep(graph, "ethos-u65-256", AXES, out=out, processes=1)
+    journal = Path(f"{out}.points")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:3]) + lines[3][:40])
+    resumed = codesign.sweep(graph, "ethos-u65-256", AXES, out=out, processes=1)
+    pd.testing.assert_frame_equal(resumed, fresh)
+    assert journal.read_text().splitlines()[4:] == [line.rstrip() for line in lines[3:]]
+
+
+def test_a_wider_sweep_computes_only_what_is_new(graph, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "points.parquet"
+    codesign.sweep(graph, "ethos-u65-256", {"array.rows": [8, 16]}, out=out, processes=1)
+    computed = []
+    original = sweeping._point
+    monkeypatch.setattr(sweeping, "_point", lambda *words: computed.append(words[-1]) or original(*words))
+    codesign.sweep(graph, "ethos-u65-256", {"array.rows": [4, 8, 16]}, out=out, processes=1)
+    assert computed == [{"array.rows": 4}]
+
+
+def test_the_journal_is_of_one_wiring_and_one_setting(graph, tmp_path) -> None:
+    """The same operations otherwise connected keep other values in memory."""
+    prepared = prepare(graph, "int8")
+    first, *others = prepared.graph.ops
+    rewired = replace(prepared.graph, ops=(replace(first, outputs=("elsewhere",)), *others))
+    assert sweeping._digest(prepared) != sweeping._digest(replace(prepared, graph=rewired))
+    out = tmp_path / "points.parquet"
+    slow, fast = (
+        codesign.sweep(
+            graph, "ethos-u65-256", {"array.rows": [8]}, out=out, settings={"dram.bandwidth": value}, processes=1
+        )
+        for value in (1e8, 1e10)
+    )
+    assert slow["latency_s"].iloc[0] > fast["latency_s"].iloc[0]
+
+
+def test_front_of_a_sweep_is_what_no_point_dominates(graph) -> None:
+    axes = {"array.rows": [4, 8, 16, 32], "sram.capacity": [1 << 17, 1 << 19], "dram.bandwidth": [1e9, 8e9]}
+    frame = codesign.sweep(graph, "ethos-u65-256", axes, objective=("latency", "energy", "area"), processes=1)
+    costs = frame[["latency_s", "energy_J", "area_mm2"]].to_numpy()
+    for cost, fits, pareto in zip(costs, frame["fits"], frame["pareto"], strict=True):
+        others = costs[frame["fits"].to_numpy()]
+        dominated = ((others <= cost).all(axis=1) & (others < cost).any(axis=1)).any()
+        assert pareto == (fits and not dominated)
+    assert 0 < frame["pareto"].sum() < len(frame)
+
+
+def test_values_may_be_numpy_numbers(graph, tmp_path) -> None:
+    out = tmp_path / "points.parquet"
+    frame = codesign.sweep(graph, "ethos-u65-256", {"array.rows": np.array([8, 16])}, out=out, processes=1)
+    assert frame["array.rows"].tolist() == [8, 16]
+    assert frame["error"].isna().all()
+
+
+def test_a_word_among_numbers_is_stored_with_its_error(graph, tmp_path) -> None:
+    out = tmp_path / "points.parquet"
+    codesign.sweep(graph, "ethos-u65-256", {"array.rows": [8, "many"]}, out=out, processes=1)
+    stored = pd.read_parquet(out)
+    assert stored["array.rows"].tolist() == ["8", "many"]
+    assert "'many'" in stored["error"].iloc[1]
+
+
+def test_values_that_are_right_only_together_are_swept(graph) -> None:
+    """A value that the device refuses beside the others' defaults is no reason to refuse the whole axis."""
+    frame = codesign.sweep(graph, "ethos-u65-256", {"array.rows": [-1, 16], "array.columns": [-1, 16]}, processes=1)
+    assert frame["error"].isna().tolist() == [False, False, False, True]
+
+
+def test_a_sweep_of_which_no_point_can_be_built_is_refused(graph, tmp_path) -> None:
+    with pytest.raises(BadParameter, match=r"array\.rows"):
+        codesign.sweep(graph, "ethos-u65-256", {"array.rows": [-8, 0]}, out=tmp_path / "points.parquet")
+    with pytest.raises(BadParameter, match="no values"):
+        codesign.sweep(graph, "ethos-u65-256", {"array.rows": []})
+    with pytest.raises(BadParameter, match="at least one parameter"):
+        codesign.sweep(graph, "ethos-u65-256", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_its_weights_in_the_file_is_sent_to_processes(tmp_path) -> None:
+    model = codesign.load(write_small_model(tmp_path))
+    one, two = (codesign.sweep(model, "ethos-u65-256", AXES, processes=count) for count in (1, 3))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_progress_is_told_of_every_point(graph) -> None:
+    told: list[tuple[int, int]] = []
+    codesign.sweep(graph, "ethos-u65-256", AXES, processes=2, progress=lambda *counts: told.append(counts))
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
 def test_a_journal_of_another_model_is_not_used(graph, tmp_path) -> None:
     out = tmp_path / "points.parquet"
     first = codesign.sweep(graph, "ethos-u65-256", {"array.rows": [8]}, out=out, processes=1)
@@ -98,11 +194,3 @@ def test_a_point_that_cannot_be_stays_with_its_reason(graph) -> None:
     assert frame["error"].isna().tolist() == [True, False]
     assert "array.rows" in frame["error"].iloc[1]
     assert frame["pareto"].tolist() == [True, False]
-
-
-def test_explain_finds_that_a_memory_bound_model_wants_bandwidth(graph) -> None:
-    found = codesign.explain(codesign.load("zoo:gpt2_small_decode"), "ethos-u65-256", settings={"dram.bandwidth": 1e9})
-    slopes = {item.parameter: item.latency for item in found.elasticities}
-    assert slopes["dram.bandwidth"] < -0.5
-    assert slopes["dram.bandwidth"] == min(slopes.values())
-    assert found.slowest[0].op.latency_s == max(op.latency_s for op in found.report.document.ops)
