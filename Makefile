@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/pytest -n 2 -m "not long and not exporters" --cov=codesign --cov=hwmodels --cov=workloads --cov-report=term:skip-covered
 
 long: setup
-	$(BIN)/pytest -m "long and not exporters"
+	$(BIN)/pytest -n 2 -m "long and not exporters"
 
 clean:
 	rm -rf .venv build dist *.egg-info
