@@ -32,7 +32,7 @@ def saturated(values: Array, zero: Array | int, target: str) -> Array:
     if dtype(target).is_float:
         return convert(values + widened(np.asarray(zero)), target)
     low, high = integer_limits(target)
-    shifted = np.rint(values)
+    shifted = np.asarray(np.rint(values))
     shifted += widened(np.asarray(zero)).astype(shifted.dtype)
     return np.clip(shifted, low, high, out=shifted).astype(np.int32).astype(numpy_dtype(target))
 

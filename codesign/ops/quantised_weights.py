@@ -1,0 +1,131 @@
+"""ONNX Runtime's products with quantised weights: QGemm on 8-bit values, MatMulNBits on floats and packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from codesign.dtypes import name_of
+from codesign.graph import Op
+from codesign.ops.arguments import bad, narrowed, operands, optional, required, widened
+from codesign.ops.base import Array, Operator, ShapeAndType, Value, find, operator
+from codesign.ops.contraction import matmul
+from codesign.ops.quantisation import DEQUANTISE_FLOPS, QUANTISE_FLOPS, saturated
+from codesign.ops.quantised import integer_product
+from codesign.work import Contraction, Operand, Work
+
+
+@operator("QGemm", domain="com.microsoft")
+class QGemm(Operator):
+    """alpha A' B' + C. Inputs: A, its scale and zero point, B, its scale and zero point (of all or of each column), C
+    in int32, and the result's scale and zero point, without which it is float32."""
+
+    @staticmethod
+    def _gemm(op: Op) -> Op:
+        return Op(op.name, "Gemm", (), op.outputs, op.attributes, "", 13)
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        sides = [required(op, inputs, 0, "A"), required(op, inputs, 3, "B"), optional(inputs, 6)]
+        gemm, target = self._gemm(op), optional(inputs, 8) or sides[0]
+        ((shape, _),) = find(gemm).infer(gemm, sides)
+        return [(shape, "float32" if optional(inputs, 7) is None or target is None else target.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        left, left_scale, left_zero, right, right_scale, right_zero = (
+            required(op, inputs, index, "input") for index in range(6)
+        )
+        sums = integer_product(
+            left.T if op.attributes.get("transA", 0) else left,
+            right.T if op.attributes.get("transB", 0) else right,
+            left_zero,
+            right_zero,
+        )
+        addend, scale = optional(inputs, 6), optional(inputs, 7)
+        if addend is not None:
+            sums = sums + addend
+        real = sums.astype(np.float32) * (np.float32(op.attributes.get("alpha", 1.0)) * left_scale * right_scale)
+        if scale is None:
+            return [real]
+        zero = optional(inputs, 8)
+        return [saturated(real / scale, 0 if zero is None else zero, name_of((left if zero is None else zero).dtype))]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        gemm = self._gemm(op)
+        product = find(gemm).work(gemm, [optional(inputs, index) for index in (0, 3, 6)], outputs)
+        others = operands(inputs, 1, 2, 4, 5, 7, 8)
+        each = 1 + (optional(inputs, 6) is not None) + (QUANTISE_FLOPS if optional(inputs, 7) is not None else 0)
+        flops = int(each * outputs[0].elements)
+        return replace(product, kind=op.kind, reads=product.reads + others, epilogue_flops=flops)
+
+
+@operator("MatMulNBits", domain="com.microsoft")
+class MatMulNBits(Operator):
+    """A B' of floats and weights of `bits` bits. B is (N, blocks, packed bytes) with the first weight in the lowest
+    bits; scales and zero points are (N, blocks), these packed likewise or of A's type, half the range when not given.
+    """
+
+    @staticmethod
+    def _extents(op: Op) -> tuple[int, int, int, int]:
+        """N, K, block size and bits."""
+        columns, depth, block = (int(op.attributes.get(name, 0)) for name in ("N", "K", "block_size"))
+        bits = int(op.attributes.get("bits", 4))
+        if min(columns, depth, block) < 1 or bits not in (2, 4, 8):
+            raise bad(op, f"N = {columns}, K = {depth}, block_size = {block}, bits = {bits} are no packed weights")
+        return columns, depth, block, bits
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        left, packed = required(op, inputs, 0, "A"), required(op, inputs, 1, "B")
+        columns, depth, block, bits = self._extents(op)
+        expected = columns * -(-depth // block) * -(-block * bits // 8)
+        if left.shape[-1:] != (depth,) or packed.elements != expected:
+            raise bad(
+                op,
+                f"A {list(left.shape)} and {packed.elements} bytes of B, expected a last axis of {depth}, {expected}",
+            )
+        if optional(inputs, 4) is not None:
+            raise bad(op, "input 4 ('g_idx') reorders the blocks, which is not supported: quantise without act-order")
+        return [((*left.shape[:-1], columns), left.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, bias = required(op, inputs, 0, "A"), optional(inputs, 5)
+        product = matmul(widened(values), self._weights(op, inputs).T)
+        return [narrowed(product if bias is None else product + widened(bias), values.dtype)]
+
+    def _weights(self, op: Op, inputs: Sequence[Array | None]) -> Array:
+        """The weights (N, K) as floats."""
+        columns, depth, block, bits = self._extents(op)
+        blocks = -(-depth // block)
+        whole = _unpacked(required(op, inputs, 1, "B").reshape(columns, blocks, -1), bits)[..., :block]
+        scales, zeros = widened(required(op, inputs, 2, "scales")).reshape(columns, blocks, 1), optional(inputs, 3)
+        offset = np.asarray(1 << bits - 1, scales.dtype)
+        if zeros is not None and zeros.dtype == np.uint8:
+            offset = _unpacked(zeros.reshape(columns, -1), bits)[:, :blocks, None]
+        elif zeros is not None:
+            offset = widened(zeros).reshape(columns, blocks, 1)
+        real = (whole.astype(scales.dtype) - offset.astype(scales.dtype)) * scales
+        return real.reshape(columns, -1)[:, :depth]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        """The dense product; each weight is dequantised once."""
+        columns, depth, _, bits = self._extents(op)
+        left, packed = required(op, inputs, 0, "A"), required(op, inputs, 1, "B")
+        bias = outputs[0].elements if optional(inputs, 5) is not None else 0
+        return Contraction(
+            kind=op.kind,
+            reads=(left.operand(), Operand(columns * depth, f"uint{bits}", packed.role), *operands(inputs, 2, 3, 5)),
+            writes=operands(outputs),
+            epilogue_flops=int(DEQUANTISE_FLOPS * columns * depth) + bias,
+            batch=1,
+            m=left.elements // depth,
+            n=columns,
+            k=depth,
+            dtype=left.dtype,
+        )
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Values of `bits` bits, the first in the lowest bits of a byte, along the last axis."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return ((packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(*packed.shape[:-1], -1)
