@@ -87,7 +87,9 @@ def inspect(
     model: ModelArgument,
     batch: BatchOption = None,
     bind: BindOption = None,
-    dtype: DtypeOption = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="element type that floats are counted in: fp16, int8, ... (default: as stored)")
+    ] = None,
     top: TopOption = 20,
     raw: Annotated[bool, typer.Option("--raw", help="the graph as loaded, before fusion")] = False,
     json: Annotated[Path | None, typer.Option(help="also write all operations as JSON ('-': standard output)")] = None,

@@ -93,6 +93,22 @@ def test_a_stated_bound_decides(limit, holds, word, monkeypatch) -> None:
     assert "a paper" in text
 
 
+def test_numbers_stay_whole_in_a_narrow_terminal(monkeypatch) -> None:
+    from codesign.study import validate as module
+
+    found = FakeValidation(1.0)
+    name = "a network of a long name " * 3
+    monkeypatch.setattr(found, "comparisons", lambda: [Comparison("latency", name, "s", 1.0 / 3, 1.0, "[1] a paper")])
+    monkeypatch.setattr(module, "device_classes", lambda: ["fake"])
+    monkeypatch.setattr(module, "class_module", lambda *names: found)
+    console = Console(file=io.StringIO(), width=80)
+    assert validate("fake", console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[3].split()[-4:] == ["0.3333", "1", "s", "66.7%"]
+    assert "  source: [1] a paper" in lines
+
+
 def test_a_bound_on_nothing_is_an_error(monkeypatch) -> None:
     from codesign.errors import BadParameter
     from codesign.study import validate as module

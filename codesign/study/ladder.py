@@ -58,16 +58,16 @@ def climb(models: Sequence[tuple[str, Graph]], devices: Sequence[str] | None = N
 
 def ladder_table(rungs: Sequence[Rung]) -> Table:
     """The ratios, one row a model and device; what does not hold is red."""
-    from rich.table import Table
-
     from codesign.report import units
+    from codesign.report.tables import add_names, add_numbers, plain_table, shrinking
 
-    table = Table(title="Ladder of fidelities", title_justify="left", box=None, header_style="bold")
-    for heading in ("model", "device", "event", "analytic/event", "event/cycle"):
-        table.add_column(heading, justify="left" if heading in ("model", "device") else "right", no_wrap=True)
+    table = plain_table()
+    add_names(table, "model")
+    table.add_column("device", no_wrap=True)
+    add_numbers(table, "event", "analytic/event", "event/cycle")
     for rung in rungs:
         table.add_row(
-            rung.model, rung.device, units.seconds(rung.event_s), f"{rung.analytic_ratio:.4f}",
+            shrinking(rung.model), rung.device, units.seconds(rung.event_s), f"{rung.analytic_ratio:.4f}",
             f"{rung.cycle_ratio:.4f}" if rung.cycle_ratio is not None else "-", style=None if rung.holds else "red",
         )  # fmt: skip
     return table

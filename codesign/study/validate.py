@@ -11,8 +11,7 @@ from codesign.study.ladder import climb, ladder_table
 from codesign.validation import Bound, Comparison, measure
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
 LADDER = "ladder"
 ROWS_SHOWN = 24
@@ -67,12 +66,14 @@ def _device_class(device_class: str, console: Console) -> bool:
         groups.setdefault(row.group, []).append(row)
     if unknown := [bound.group for bound in bounds if bound.group not in groups]:
         raise BadParameter(f"{device_class}: a bound is stated for '{unknown[0]}', of which there is no row")
+    from rich.text import Text
+
     holds = True
     for group, members in groups.items():
         stated = [bound for bound in bounds if bound.group == group]
-        console.print(_group_table(device_class, group, members))
+        console.print(_group(device_class, group, members))
         for source in sorted({row.source for row in members}):
-            console.print(f"  source: {source}", style="dim")
+            console.print(Text(f"  source: {source}", "dim"))
         for bound in stated:
             found = measure(bound.statistic, members)
             kept = found <= bound.limit
@@ -82,21 +83,21 @@ def _device_class(device_class: str, console: Console) -> bool:
     return holds
 
 
-def _group_table(device_class: str, group: str, members: list[Comparison]) -> Table:
-    from rich.table import Table
+def _group(device_class: str, group: str, members: list[Comparison]) -> RenderableType:
+    """The statistics of a group's rows, and the rows, the worst first."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from codesign.report.tables import add_names, add_numbers, heading, plain_table, shrinking
 
     mean, median, worst = (measure(statistic, members) for statistic in ("mean", "median", "worst_ratio"))
-    shown = sorted(members, key=lambda row: -row.ratio)[:ROWS_SHOWN]
     part = f", worst {ROWS_SHOWN} shown" if len(members) > ROWS_SHOWN else ""
-    table = Table(
-        title=f"{device_class}: {group} ({len(members)} rows{part}): mean error {mean:.1%}, median {median:.1%}, "
-        f"worst ratio {worst:.2f}",
-        title_justify="left", box=None, header_style="bold",
-    )  # fmt: skip
-    table.add_column("row", overflow="ellipsis", no_wrap=True, max_width=44)
-    for heading in ("predicted", "reference", "unit", "error"):
-        table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
-    for row in shown:
-        cells = (row.name, f"{row.predicted:.4g}", f"{row.reference:.4g}", row.unit, f"{row.error:.1%}")
-        table.add_row(*cells, style="red" if row.ratio > 2 else None)
-    return table
+    title = heading(f"{device_class}: {group} ({len(members)} rows{part})")
+    statistics = Text(f"mean error {mean:.1%}, median {median:.1%}, worst ratio {worst:.2f}")
+    table = plain_table()
+    add_names(table, "row")
+    add_numbers(table, "predicted", "reference", "unit", "error")
+    for row in sorted(members, key=lambda row: -row.ratio)[:ROWS_SHOWN]:
+        figures = (f"{row.predicted:.4g}", f"{row.reference:.4g}", row.unit, f"{row.error:.1%}")
+        table.add_row(shrinking(row.name), *figures, style="red" if row.ratio > 2 else None)
+    return Group(title, statistics, table)
