@@ -14,7 +14,13 @@ from codesign.errors import BadParameter
 from codesign.study.ladder import climb
 
 DEVICES = ("ethos-u65-256", "h200", "host", "i9-10940x", "pim-gpt", "stm32l4r5")
-EXPORTED = sorted((Path(__file__).parent / "data" / "models").glob("*.onnx"))
+EXPORTED = [
+    Path(__file__).parent / "data" / "models" / f"{name}.onnx"
+    for name in (
+        "bert_2_layers__legacy", "convolutions__legacy", "gpt2_2_layers__dynamo", "llama_2_layers__dynamo",
+        "swin_2_blocks__legacy", "vit_2_layers__dynamo",
+    )
+]  # fmt: skip
 MODELS = ("mlperf_tiny_kws", "mobilenetv2", "bert_tiny", "gpt2_small_decode")
 
 
@@ -127,7 +133,7 @@ def test_every_node_that_computes_is_named_by_an_operation(path) -> None:
             if alive & set(node.output):
                 computing.add(node.name or f"{node.op_type}_{index}")
     assert len(computing) > 8
-    assert computing - named == set()
+    assert computing <= named
 
 
 @pytest.mark.parametrize("path", EXPORTED, ids=lambda path: path.stem)
