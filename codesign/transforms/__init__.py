@@ -42,12 +42,16 @@ PIPELINE = (
     Pass("remove_dead_code", "dead_code"),
     Pass("fold_views", "views"),
     Pass("hoist_over_views", "hoist"),
+    Pass("fold_views", "views"),
+    Pass("unflatten_gemm", "flattened_gemm"),
+    Pass("fold_views", "views"),
     Pass("merge_common_subexpressions", "common_subexpressions"),
     Pass("fuse_epilogues", "epilogue"),
 )
 """The default order. Views are folded before patterns are looked for, so that these need not know how an exporter
-spells a transposition, and again after those that add views; common subexpressions are merged after the patterns,
-since a shared piece would hide one; epilogues come last, since what is fused is no longer matched."""
+spells a transposition, and again after those that add views or bring two together, as at a Gemm between reshapes;
+common subexpressions are merged after the patterns, since a shared piece would hide one; epilogues come last, since
+what is fused is no longer matched."""
 
 
 def optimise(graph: Graph) -> Graph:
