@@ -27,22 +27,44 @@ def reference(path: Path, inputs: dict[str, Array], outputs: tuple[str, ...], op
     return [np.asarray(value) for value in session.run(list(outputs), inputs)]
 
 
-def error_against_onnxruntime(path: Path, *graphs: Graph, inputs: dict[str, Array] | None = None) -> float:
-    """Largest difference of any output of any of the `graphs` from onnxruntime's, over the output's spread."""
-    given = inputs or seeded_inputs(graphs[0])
-    expected = reference(path, given, graphs[0].outputs)
+def error_against_onnxruntime(path: Path, *graphs: Graph, optimised: bool = True) -> float:
+    """Largest difference of any output of any of the `graphs` from onnxruntime's, over the output's spread.
+
+    A result of quantisation may be one step off: what is beyond the step counts. Text must be equal.
+    """
+    given = seeded_inputs(graphs[0])
+    expected = reference(path, given, graphs[0].outputs, optimised)
     worst = 0.0
     for graph in graphs:
         found = Executor(graph).run(given)
         for name, theirs in zip(graph.outputs, expected, strict=True):
-            assert (found[name].shape, found[name].dtype) == (theirs.shape, theirs.dtype), name
-            worst = max(worst, relative_error(found[name], theirs))
+            mine = found[name]
+            assert mine.shape == theirs.shape, name
+            if mine.dtype == object:
+                assert mine.tolist() == theirs.tolist()
+                continue
+            assert mine.dtype == theirs.dtype, name
+            assert mine.size == 1 or np.ptp(theirs) > 0, name
+            step = quantisation_step(graph, name)
+            if step and np.max(np.abs(mine - theirs)) <= 1.001 * step:
+                continue
+            worst = max(worst, relative_error(mine, theirs))
     return worst
 
 
+def quantisation_step(graph: Graph, name: str) -> float:
+    """The scale by which a graph's output was dequantised; 0 when it was not."""
+    op = graph.producers()[name]
+    if op.kind != "DequantizeLinear":
+        return 0.0
+    scale = graph.weights[op.inputs[1]].array()
+    assert scale is not None
+    return float(scale.max())
+
+
 def check_simulates(graph: Graph, name: str) -> None:
-    """Every operation gets time on the device, and a latency comes out."""
+    """Operations get time on the device, and a latency comes out."""
     report = simulate(graph, device(name))
-    assert report.latency_s > 0
-    assert len(report.ops) >= len(graph.ops) > 0
+    assert len(report.ops) > 0
+    assert report.latency_s >= report.ops["latency_s"].max() > 0
     assert np.isfinite(report.energy_J)

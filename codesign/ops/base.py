@@ -70,6 +70,12 @@ class Operator:
 
 
 _OPERATORS: dict[tuple[str, str], Operator] = {}
+_HINTS = {
+    "com.microsoft.nchwc": "; it stores channels in blocks for one processor: save the model from onnxruntime at "
+    "ORT_ENABLE_EXTENDED or below",
+    "ai.onnx.training": "; export the model for inference, without its training step",
+}
+"""What to do about operators of these domains, which no portable model holds."""
 
 
 def operator(*kinds: str, domain: str = "") -> Callable[[type[Operator]], type[Operator]]:
@@ -104,7 +110,8 @@ def find(op: Op) -> Operator:
     if found is None:
         known = [kind for owner, kind in operators() if owner == domain]
         where = f" of domain '{op.domain}'" if op.domain else ""
-        raise UnsupportedOperator(f"node '{op.name}': unknown operator '{op.kind}'{where}{nearest(op.kind, known)}")
+        hint = _HINTS.get(op.domain) or nearest(op.kind, known)
+        raise UnsupportedOperator(f"node '{op.name}': unknown operator '{op.kind}'{where}{hint}")
     return found
 
 
