@@ -21,8 +21,8 @@ MODELS = Path(__file__).parent / "data" / "models"
 NETWORKS = ("convolutions__legacy", "bert_2_layers__legacy", "gpt2_2_layers__dynamo")
 OPSETS = range(14, onnx.defs.onnx_opset_version() + 1)
 HALF_PRECISION = 2.0**-9
-"""Two units of float16's last place: onnxruntime sums in float32 and rounds where an operation ends, and so do we, but
-casts that its own converter puts in stand elsewhere after fusion."""
+"""Two units of float16's last place. Set with the measurement at hand, not before: on the models here, ours and
+onnxruntime's results each lie 1e-4 to 6e-4 from those of the float32 model, and up to 8.4e-4 from each other."""
 
 
 class Calibration(quantization.CalibrationDataReader):
@@ -48,15 +48,18 @@ def check(path: Path, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize("format", ["QDQ", "QOperator"])
 @pytest.mark.parametrize(("activations", "weights"), [("QUInt8", "QInt8"), ("QInt8", "QInt8"), ("QUInt8", "QUInt8")])
 def test_static_quantisation(name, format, activations, weights, tmp_path):
-    if name.startswith("bert") and format == "QOperator":
-        pytest.skip("onnxruntime refuses the file that its own quantiser writes")
     source, path = MODELS / f"{name}.onnx", tmp_path / "quantised.onnx"
     quantization.quantize_static(
         source, path, Calibration(source), quant_format=quantization.QuantFormat[format],
         activation_type=quantization.QuantType[activations], weight_type=quantization.QuantType[weights],
         per_channel=weights == "QInt8",
     )  # fmt: skip
-    check(path)
+    if name.startswith("bert") and format == "QOperator":
+        # onnxruntime refuses this file of its own quantiser, so that only the simulation is left to check.
+        for device in DEVICES:
+            check_simulates(load(path), device)
+    else:
+        check(path)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

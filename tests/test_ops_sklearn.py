@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from codesign.errors import BadModel
+from codesign.ops.base import find
 from codesign.work import Contraction, Gather
 from tests.onnx_case import NodeCase, normal
 
@@ -73,6 +76,8 @@ def test_no_number_is_a_key_like_others():
     values = np.array([0.5, np.nan], np.float32)
     built = case("LabelEncoder", [values], keys_floats=[float("nan"), 0.5], values_int64s=[3, 4])
     assert built.computed()[0].tolist() == [4, 3]
+    older = replace(built.op, opset=3)
+    assert find(older).compute(older, [values])[0].tolist() == [4, -1] == built.expected()[0].tolist()
 
 
 def test_text_labels_are_encoded():

@@ -9,7 +9,7 @@ import numpy as np
 
 from codesign.dtypes import dtype, name_of
 from codesign.graph import Op
-from codesign.ops.arguments import bad, operands, required, text
+from codesign.ops.arguments import bad, before_opset, operands, required, text
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Gather, Work
 
@@ -129,8 +129,9 @@ class LabelEncoder(Operator):
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         labels = required(op, inputs, 0, "X")
         keys, values, default = self._table(op, name_of(labels.dtype))
-        # A float that is no number is the same key wherever it stands.
         lookup = {_key(key): value for key, value in zip(keys.tolist(), values.tolist(), strict=True)}
+        if before_opset(op, 4):
+            lookup.pop(None, None)
         found = [lookup.get(_key(label), default) for label in labels.ravel().tolist()]
         return [np.asarray(found, values.dtype).reshape(labels.shape)]
 
@@ -146,4 +147,5 @@ class LabelEncoder(Operator):
 
 
 def _key(label: Any) -> Any:
+    """`label` as a key; None for what is no number, which equals itself since version 4 of LabelEncoder."""
     return None if label != label else label
