@@ -7,13 +7,13 @@ the largest model is built in milliseconds. `workloads.storage` gives them value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET = 23
 """The first opset with Attention, RMSNormalization and RotaryEmbedding."""
@@ -23,6 +23,9 @@ IR_VERSION = 11
 
 ABSENT = "weights.absent"
 """External location of every declared weight."""
+
+Step = Callable[[list["Value"], list["Value"]], tuple[list["Value"], list["Value"]]]
+"""One step of a recurrence: the states before it and this step's slices, to the states after it and its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +196,111 @@ class Builder:
 
     def mean(self, value: Value, axes: Sequence[int], name: str = "") -> Value:
         """The mean over `axes`, which are dropped."""
-        shape = [extent for position, extent in enumerate(value.shape) if position not in axes]
-        axes_value = self.integers(f"{name or 'ReduceMean'}.axes", list(axes))
-        [result] = self.node("ReduceMean", [value, axes_value], [shape], name, keepdims=0)
+        return self.reduce("ReduceMean", value, axes, name)
+
+    def sum(self, value: Value, axes: Sequence[int], name: str = "", keepdims: bool = False) -> Value:
+        """The sum over `axes`, which are dropped or kept with extent 1."""
+        return self.reduce("ReduceSum", value, axes, name, keepdims)
+
+    def reduce(self, kind: str, value: Value, axes: Sequence[int], name: str = "", keepdims: bool = False) -> Value:
+        """A reduction ("ReduceSum", "ReduceMax", ...) over `axes`, which are dropped or kept with extent 1."""
+        axes = [axis % value.rank for axis in axes]
+        shape = [
+            1 if axis in axes else extent for axis, extent in enumerate(value.shape) if keepdims or axis not in axes
+        ]
+        axes_value = self.integers(f"{name or kind}.axes", axes)
+        [result] = self.node(kind, [value, axes_value], [shape], name, keepdims=int(keepdims))
         return result
+
+    def slice(self, value: Value, start: int, stop: int, axis: int, name: str = "") -> Value:
+        """Positions `start` to `stop` (not included) of `axis`; negative bounds count from the end, as in Python."""
+        start, stop, _ = slice(start, stop).indices(value.shape[axis])
+        shape = [*value.shape]
+        shape[axis] = stop - start
+        bounds = [
+            self.integers(f"{name or 'Slice'}.{part}", [at])
+            for part, at in (("start", start), ("stop", stop), ("axis", axis % value.rank))
+        ]
+        [result] = self.node("Slice", [value, *bounds], [shape], name)
+        return result
+
+    def split_sizes(self, value: Value, sizes: Sequence[int], axis: int = -1, name: str = "") -> list[Value]:
+        """Pieces of the extents `sizes` along `axis`. Raises ValueError when they do not add up."""
+        if sum(sizes) != value.shape[axis]:
+            raise ValueError(f"{self._path(name)}: {value.shape} cannot be split into {list(sizes)} along {axis}")
+        axis %= value.rank
+        shapes = [(*value.shape[:axis], size, *value.shape[axis + 1 :]) for size in sizes]
+        sizes_value = self.integers(f"{name or 'Split'}.sizes", list(sizes))
+        return self.node("Split", [value, sizes_value], shapes, name, axis=axis)
+
+    def unsqueeze(self, value: Value, axes: Sequence[int], name: str = "") -> Value:
+        """`value` with dimensions of extent 1 at `axes` of the result."""
+        rank = value.rank + len(axes)
+        axes = [axis % rank for axis in axes]
+        extents = iter(value.shape)
+        shape = [1 if axis in axes else next(extents) for axis in range(rank)]
+        [result] = self.node("Unsqueeze", [value, self.integers(f"{name or 'Unsqueeze'}.axes", axes)], [shape], name)
+        return result
+
+    def expand(self, value: Value, shape: Sequence[int], name: str = "") -> Value:
+        """`value` repeated along its dimensions of extent 1."""
+        target = self.integers(f"{name or 'Expand'}.shape", list(shape))
+        [result] = self.node("Expand", [value, target], [shape], name)
+        return result
+
+    def cast(self, value: Value, data_type: int, name: str = "") -> Value:
+        [result] = self.node("Cast", [value], [value.shape], name, data_type=data_type, to=int(data_type))
+        return result
+
+    def cumulative_sum(self, value: Value, axis: int, name: str = "", **attributes: int) -> Value:
+        """Sums up to and including each position; `exclusive=1` leaves its own out, `reverse=1` sums from the end."""
+        axis_value = self.integers(f"{name or 'CumSum'}.axis", axis % value.rank)
+        [result] = self.node("CumSum", [value, axis_value], [value.shape], name, **attributes)
+        return result
+
+    def einsum(self, equation: str, *values: Value, name: str = "") -> Value:
+        """Einstein summation with every index written out. Raises ValueError when an index has two extents."""
+        operands, result = equation.replace(" ", "").split("->")
+        extents: dict[str, int] = {}
+        for indices, value in zip(operands.split(","), values, strict=True):
+            for index, extent in zip(indices, value.shape, strict=True):
+                if extents.setdefault(index, extent) != extent:
+                    raise ValueError(
+                        f"{self._path(name)}: index {index} of '{equation}' is {extents[index]} and {extent}"
+                    )
+        [output] = self.node("Einsum", values, [[extents[index] for index in result]], name, equation=equation)
+        return output
+
+    def scan(
+        self, step: Step, states: Sequence[Value], sequences: Sequence[Value], axis: int, name: str = "scan"
+    ) -> tuple[list[Value], list[Value]]:
+        """A recurrence as one Scan node: `step` for each position along `axis` of `sequences`, one after another.
+
+        Returns the states after the last step and, for each result of a step, all of them stacked along `axis`. What
+        `step` reads of the graph around it (weights, say) the body captures.
+        """
+        unique = self._unique(f"{name}/body")
+        length = sequences[0].shape[axis]
+        body_states = [Value(f"{unique}/state{i}", v.shape, v.data_type) for i, v in enumerate(states)]
+        slices = [
+            Value(f"{unique}/slice{i}", (*v.shape[:axis], *v.shape[axis + 1 :]), v.data_type)
+            for i, v in enumerate(sequences)
+        ]
+        outer_nodes, outer_values, self._nodes, self._values = self._nodes, self._values, [], []
+        with self.scope(name):
+            after, results = step(list(body_states), list(slices))
+            results = [self.unary("Identity", v, "result") if v in (*after, *slices) else v for v in results]
+        body = helper.make_graph(
+            self._nodes, unique, _described([*body_states, *slices]), _described([*after, *results]),
+            value_info=_described(v for v in self._values if v not in (*after, *results)),
+        )  # fmt: skip
+        self._nodes, self._values = outer_nodes, outer_values
+        shapes = [v.shape for v in after] + [(*v.shape[:axis], length, *v.shape[axis:]) for v in results]
+        outputs = self.node(
+            "Scan", [*states, *sequences], shapes, name, body=body, num_scan_inputs=len(sequences),
+            scan_input_axes=[axis] * len(sequences), scan_output_axes=[axis] * len(results),
+        )  # fmt: skip
+        return outputs[: len(states)], outputs[len(states) :]
 
     def model(self) -> ModelProto:
         """The finished model."""
@@ -216,12 +320,7 @@ class Builder:
 
     def _rename_outputs(self) -> None:
         """Give the tensors that are graph outputs their names, where they are written and read."""
-        renamed = {internal: output.name for internal, output in self._outputs.items()}
-        for node in self._nodes:
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    if name in renamed:
-                        names[index] = renamed[name]
+        _rename(self._nodes, {internal: output.name for internal, output in self._outputs.items()})
 
     def _reshaped(self, value: Value, stated: Sequence[int], shape: Sequence[int], name: str) -> Value:
         target = self.integers(f"{name or 'Reshape'}.shape", list(stated))
@@ -237,6 +336,18 @@ class Builder:
         count = self._names.get(path, 0)
         self._names[path] = count + 1
         return path if not count else f"{path}_{count}"
+
+
+def _rename(nodes: Iterable[NodeProto], renamed: dict[str, str]) -> None:
+    """Replace names of tensors where they are written and read, in bodies too."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name in renamed:
+                    names[index] = renamed[name]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _rename(attribute.g.node, renamed)
 
 
 def _described(values: Iterable[Value]) -> list[ValueInfoProto]:
