@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,15 +23,23 @@ Observer = Callable[[Op, Sequence[Array]], None]
 class Numerics(Protocol):
     """The arithmetic of a device: what an operation yields when operands, sums and results are held in its formats."""
 
-    def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:
-        """The outputs of one operation without its epilogue. Inputs must not be written to."""
+    def compute(
+        self, op: Op, operator: Operator, inputs: Sequence[Array | None], read: Callable[[str], Array]
+    ) -> list[Array]:
+        """The outputs of one operation, its epilogue applied. `read` gives the values that the epilogue reads by name.
+
+        Inputs and what is read must not be written to.
+        """
 
 
 class Exact:
     """The arithmetic of the standard: each operator computes in the element types of the graph."""
 
-    def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None]) -> list[Array]:
-        return operator.compute(op, inputs)
+    def compute(
+        self, op: Op, operator: Operator, inputs: Sequence[Array | None], read: Callable[[str], Array]
+    ) -> list[Array]:
+        outputs = operator.compute(op, inputs)
+        return [follow(op.epilogue, outputs[0], inputs, read), *outputs[1:]] if op.epilogue else outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +88,43 @@ class Executor:
             for name, array in outputs.items()
         }
 
+    def steps(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Op, list[Array]]]:
+        """Run one operation at each turn and yield it with its outputs, so that executors can walk side by side.
+
+        The list may be changed before the next turn: what it holds then is what later operations read. The next turn
+        empties it, so that nothing is kept longer than it is needed. Raises as `run` does.
+        """
+        return self._walk(checked_inputs(self.graph, inputs), None)
+
     def _run(self, values: dict[str, Array], observe: Observer | None) -> dict[str, Array]:
+        for op, outputs in self._walk(values, observe):
+            if observe is not None:
+                observe(op, tuple(outputs))
+        return {name: values[name] if name in values else self._weights[name] for name in self.graph.outputs}
+
+    def _walk(self, values: dict[str, Array], observe: Observer | None) -> Iterator[tuple[Op, list[Array]]]:
+        """The steps in order; `values` holds what is alive, at the end the outputs of the graph."""
+
         def read(name: str) -> Array:
             return values[name] if name in values else self._weights[name]
 
-        with np.errstate(all="ignore"):
-            for step in self._steps:
-                outputs = self._compute(step, read, values, observe)
-                values.update((name, value) for name, value in zip(step.op.outputs, outputs, strict=False) if name)
-                if observe is not None:
-                    observe(step.op, outputs)
-                del outputs
-                for name in step.dead:
-                    values.pop(name, None)
-        return {name: read(name) for name in self.graph.outputs}
+        for step in self._steps:
+            with np.errstate(all="ignore"):
+                outputs = list(self._compute(step, read, observe))
+            yield step.op, outputs
+            values.update((name, value) for name, value in zip(step.op.outputs, outputs, strict=False) if name)
+            outputs.clear()
+            for name in step.dead:
+                values.pop(name, None)
 
-    def _compute(
-        self, step: _Step, read: Callable[[str], Array], values: Mapping[str, Array], observe: Observer | None
-    ) -> list[Array]:
+    def _compute(self, step: _Step, read: Callable[[str], Array], observe: Observer | None) -> list[Array]:
         op = step.op
         inputs = [read(name) if name else None for name in op.inputs]
         try:
             if op.bodies:
                 with lend(lambda body, arguments: self._run_body(body, arguments, read, observe)):
-                    outputs = self._numerics.compute(op, step.operator, inputs)
-            else:
-                outputs = self._numerics.compute(op, step.operator, inputs)
-            if op.epilogue:
-                outputs = [follow(op.epilogue, outputs[0], inputs, read), *outputs[1:]]
+                    return self._numerics.compute(op, step.operator, inputs, read)
+            return self._numerics.compute(op, step.operator, inputs, read)
         except CodesignError:
             raise
         except MemoryError as error:
@@ -115,7 +132,6 @@ class Executor:
         except Exception as error:
             shapes = ", ".join("none" if array is None else f"{array.dtype}{list(array.shape)}" for array in inputs)
             raise BadModel(f"node '{op.name}' ({op.kind}): cannot compute for inputs {shapes}: {error}") from error
-        return outputs
 
     def _run_body(
         self, body: Graph, arguments: Sequence[Array], read: Callable[[str], Array], observe: Observer | None
