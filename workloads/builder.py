@@ -296,10 +296,12 @@ class Builder:
         )  # fmt: skip
         self._nodes, self._values = outer_nodes, outer_values
         shapes = [v.shape for v in after] + [(*v.shape[:axis], length, *v.shape[axis:]) for v in results]
+        attributes: dict[str, Any] = {"scan_input_axes": [axis] * len(sequences)} | (
+            {"scan_output_axes": [axis] * len(results)} if results else {}
+        )
         outputs = self.node(
-            "Scan", [*states, *sequences], shapes, name, body=body, num_scan_inputs=len(sequences),
-            scan_input_axes=[axis] * len(sequences), scan_output_axes=[axis] * len(results),
-        )  # fmt: skip
+            "Scan", [*states, *sequences], shapes, name, body=body, num_scan_inputs=len(sequences), **attributes
+        )
         return outputs[: len(states)], outputs[len(states) :]
 
     def model(self) -> ModelProto:
