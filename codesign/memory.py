@@ -23,10 +23,26 @@ def last_uses(graph: Graph) -> dict[str, int]:
     return {name: index for name, index in last.items() if name not in graph.weights}
 
 
+def appended(graph: Graph) -> dict[str, str]:
+    """The cache that each present one extends in place: `{present: past}` of attentions that are the past's only
+    reader. A deployment keeps room for the tokens to come, so that both lie at one address."""
+    readers = graph.consumers()
+    return {
+        present: past
+        for op in graph.ops
+        if op.kind == "Attention" and not op.domain and len(op.outputs) > 2
+        for past, present in zip(op.inputs[4:6], op.outputs[1:3], strict=False)
+        if past and present and readers[past] == [op] and past not in graph.outputs
+    }
+
+
 def live_bytes(graph: Graph, values: Mapping[str, Value]) -> list[int]:
-    """Activation bytes alive while each operation runs: its inputs, its outputs, and what later ones still read."""
+    """Activation bytes alive while each operation runs: its inputs, its outputs, and what later ones still read. A
+    cache that is extended in place counts once."""
     last = last_uses(graph)
     produced = {name: index for index, op in enumerate(graph.ops) for name in op.outputs if name}
+    for present, past in appended(graph).items():
+        last[past] = produced[present] - 1
     change = [0] * (len(graph.ops) + 2)
     for name, end in last.items():
         begin = produced.get(name, 0)

@@ -110,7 +110,8 @@ class Contraction(Work):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention(Work):
-    """Fused scaled dot-product attention over `batch` sequences. reads are query, key, value (and a mask or bias).
+    """Fused scaled dot-product attention over `batch` sequences. reads are query, key, value (and a mask or bias, and
+    past keys and values: `kv_length` counts both); writes are the result (and the keys and values appended to a cache).
 
     `causal` masks keys after the query, aligned at the end, so that half of the square part need not be computed.
     """

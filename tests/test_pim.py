@@ -395,9 +395,11 @@ def decode(pim: Device) -> MemoryPlan:
 
 
 def test_caches_are_appended_to_where_they_lie(decode: MemoryPlan) -> None:
-    appends = [op.work for op in decode.ops if op.work.kind == "Concat"]
-    assert len(appends) == 24
-    assert all(isinstance(work, Move) and work.free for work in appends)
+    attentions = [op.work for op in decode.ops if isinstance(op.work, Attention)]
+    assert len(attentions) == 12
+    for work in attentions:
+        assert [operand.role for operand in work.reads[-2:]] == ["state", "state"]
+        assert [operand.elements for operand in work.writes[1:]] == [768, 768]  # one token's keys and values
 
 
 def test_activations_of_a_token_stay_in_the_memory_of_the_asic(decode: MemoryPlan) -> None:

@@ -14,7 +14,7 @@ from codesign.graph import Op
 from codesign.ops.arguments import bad, element_type, narrowed, operands, optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Attention as AttentionWork
-from codesign.work import Work
+from codesign.work import Operand, Work
 
 # Scalar operations a score, beyond the five that the work counts: division, tanh (6) and product; and an addition.
 _SOFTCAP_FLOPS = 8
@@ -37,6 +37,13 @@ class Heads:
     @property
     def scores(self) -> int:
         return self.batch * self.heads * self.query_length * self.kv_length
+
+    def written(self, outputs: Sequence[Value], new_length: int) -> tuple[Operand, ...]:
+        """The operands written: of present keys and values only `new_length` tokens, since room for the tokens to come
+        is kept beside each cache and the past stays where it lies."""
+        new = self.batch * self.kv_heads * new_length
+        sizes = (None, new * self.head_dim, new * self.value_dim, None)
+        return tuple(value.operand(size) for value, size in zip(outputs, sizes, strict=False))
 
     def work(
         self, op: Op, reads: tuple[Any, ...], writes: tuple[Any, ...], dtype: str, causal: bool, flops: int
@@ -199,7 +206,7 @@ class Attention(Operator):
         return found.work(
             op,
             operands(inputs),
-            tuple(output.operand() for output in outputs),
+            found.written(outputs, found.kv_length - found.past_length),
             required(op, inputs, 0, "Q").dtype,
             bool(op.attributes.get("is_causal", 0)) and at_end,
             each * found.scores,

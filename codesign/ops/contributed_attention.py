@@ -108,7 +108,7 @@ class MultiHeadAttention(Operator):
         return found.work(
             op,
             operands(inputs),
-            tuple(output.operand() for output in outputs),
+            found.written(outputs, found.kv_length - found.past_length),
             required(op, inputs, 0, "query").dtype,
             bool(op.attributes.get("unidirectional", 0)),
             flops,
@@ -195,9 +195,8 @@ class GroupQueryAttention(Operator):
         if op.attributes.get("do_rotary", 0):
             turned = found.batch * found.query_length * (found.heads + found.kv_heads) * found.head_dim
             flops = int(FLOPS_PER_ELEMENT * turned)
-        writes = tuple(output.operand() for output in outputs)
         dtype = required(op, inputs, 0, "query").dtype
-        return found.work(op, operands(inputs), writes, dtype, True, flops)
+        return found.work(op, operands(inputs), found.written(outputs, found.query_length), dtype, True, flops)
 
 
 def _appended(past: Array | None, new: Array, starts: Array, found: Heads) -> Array:

@@ -37,6 +37,8 @@ PIPELINE = (
     Pass("fuse_attention", "attention"),
     Pass("fold_views", "views"),
     Pass("share_key_value_heads", "grouped_query"),
+    Pass("fold_views", "views"),
+    Pass("append_to_caches", "cache"),
     Pass("fold_head_transposes", "attention_layout"),
     Pass("fuse_quantised", "quantised"),
     Pass("remove_dead_code", "dead_code"),

@@ -302,10 +302,9 @@ def _move(op: MappedOp, writer: Writer) -> Tasks:
     column = writer.parameters.dram.column_bytes
     run = max(1, work.contiguous_bytes)
     whole = -(-run // column) * column / run
-    kept = sum(o.bytes for o in work.reads if o.role == "state")
     moved = (from_memory(op) + weights_to_asic(work)) * whole
-    stored = max(0, to_memory(op) - kept) * whole
-    elements = max(1, sum(o.elements for o in work.writes) - sum(o.elements for o in work.reads if o.role == "state"))
+    stored = to_memory(op) * whole
+    elements = max(1, sum(o.elements for o in work.writes))
     count = pieces(writer.parameters, moved + stored)
     stage = writer.transfer("load", moved, pieces=count)
     stage = writer.follow(stage, writer.compute("move", Arithmetic(elements, 0), pieces=count))

@@ -12,7 +12,7 @@ from codesign.hardware import Fit, MappedOp, MemoryPlan
 from codesign.lower import values_of
 from codesign.memory import last_uses, live_bytes
 from codesign.ops.base import Value
-from codesign.work import Attention, Collective, Contraction, Move, Operand, Sort, Transform, Work
+from codesign.work import Attention, Collective, Contraction, Operand, Sort, Transform, Work
 from hwmodels.pim.mapping import in_banks
 from hwmodels.pim.parameters import PimParameters
 
@@ -22,12 +22,10 @@ def plan(graph: Graph, works: Sequence[Work], parameters: PimParameters) -> Memo
     values = values_of(graph, _float_type(works))
     live = live_bytes(graph, values)
     kept = _kept(graph, values, parameters.asic.sram_bytes)
-    appended = _appended(graph)
-    kept.update(op.outputs[0] for op in appended if all(name in kept for name in op.inputs[1:]))
     ops = tuple(
         MappedOp(
             name=op.name,
-            work=_in_place(op, work, op in appended),
+            work=_in_place(op, work),
             resident=tuple(name in kept for name in op.reads()),
             keep_output=all(name in kept for name in op.outputs if name and name not in _caches(op)),
         )
@@ -63,34 +61,13 @@ def _kept(graph: Graph, values: Mapping[str, Value], sram_bytes: int) -> set[str
     }
 
 
-def _appended(graph: Graph) -> list[Op]:
-    """Concatenations that only append to a cache: a graph input first, the result read by attention and handed back.
-
-    Room for the tokens to come is kept beside each cache, so that it stays where it lies.
-    """
-    readers = graph.consumers()
-    inputs, outputs = set(graph.inputs), set(graph.outputs)
-    return [
-        op
-        for op in graph.ops
-        if op.kind == "Concat"
-        and op.inputs[0] in inputs
-        and op.outputs[0] in outputs
-        and all(reader.kind == "Attention" for reader in readers.get(op.outputs[0], ()))
-        and readers[op.inputs[0]] == [op]
-    ]
-
-
 def _caches(op: Op) -> tuple[str, ...]:
     """Past keys and values that an attention takes beside the new ones, and present ones that it hands back."""
     return (*op.inputs[4:6], *op.outputs[1:3]) if op.kind == "Attention" else ()
 
 
-def _in_place(op: Op, work: Work, appends: bool) -> Work:
-    """The work with caches left where they lie. Attention itself writes the new keys and values into the banks, so that
-    a concatenation that appends them has nothing left to do."""
-    if appends and isinstance(work, Move):
-        return replace(work, free=True)
+def _in_place(op: Op, work: Work) -> Work:
+    """The work with caches left where they lie: attention writes the new keys and values into the banks itself."""
     caches = _caches(op)
     if not caches:
         return work
