@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workloads.blocks.activation import Activation, activate
 from workloads.blocks.dense import classifier
 from workloads.builder import Builder, Value
 
-Activation = Literal["relu", "relu6", "none"]
 Padding = int | Literal["same"]
 
 
@@ -53,16 +53,6 @@ def batch_norm(graph: Builder, value: Value, name: str = "norm", epsilon: float 
         parameters = [graph.weight(part, value.shape[1]) for part in ("weight", "bias", "mean", "variance")]
         [result] = graph.node("BatchNormalization", [value, *parameters], [value.shape], epsilon=epsilon)
         return result
-
-
-def activate(graph: Builder, value: Value, activation: Activation) -> Value:
-    if activation == "none":
-        return value
-    if activation == "relu":
-        return graph.unary("Relu", value)
-    limits = [graph.scalar("lowest", 0.0), graph.scalar("highest", 6.0)]
-    [result] = graph.node("Clip", [value, *limits], [value.shape])
-    return result
 
 
 def conv_norm(

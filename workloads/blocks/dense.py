@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workloads.blocks.activation import Activation, activate
 from workloads.builder import Builder, Value
 
 
@@ -45,16 +46,28 @@ def rms_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Value:
 
 def mlp(graph: Builder, value: Value, hidden: int, name: str = "mlp", approximate: str = "none") -> Value:
     """Two linear layers with a GELU between; `approximate` is ONNX's: "none" (erf) or "tanh"."""
-    with graph.scope(name):
-        expanded = linear(graph, value, hidden, "up")
-        activated = graph.unary("Gelu", expanded, approximate=approximate)
-        return linear(graph, activated, value.shape[-1], "down")
+    return feed_forward(graph, value, hidden, name, "gelu" if approximate == "none" else "gelu_tanh")
 
 
 def gated_mlp(graph: Builder, value: Value, hidden: int, name: str = "mlp") -> Value:
     """SwiGLU without biases: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+    return feed_forward(graph, value, hidden, name, "silu", gated=True, bias=False)
+
+
+def feed_forward(
+    graph: Builder,
+    value: Value,
+    hidden: int,
+    name: str = "mlp",
+    activation: Activation = "gelu",
+    gated: bool = False,
+    bias: bool = True,
+) -> Value:
+    """down(activation(up(x))), or `gated` down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
     with graph.scope(name):
-        gate = linear(graph, value, hidden, "gate", bias=False)
-        activated = graph.multiply(gate, graph.unary("Sigmoid", gate), "silu")
-        product = graph.multiply(activated, linear(graph, value, hidden, "up", bias=False), "gated")
-        return linear(graph, product, value.shape[-1], "down", bias=False)
+        if gated:
+            gate = activate(graph, linear(graph, value, hidden, "gate", bias), activation)
+            inner = graph.multiply(gate, linear(graph, value, hidden, "up", bias), "gated")
+        else:
+            inner = activate(graph, linear(graph, value, hidden, "up", bias), activation)
+        return linear(graph, inner, value.shape[-1], "down", bias)
