@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -17,6 +18,8 @@ from codesign.errors import BadParameter, CodesignError
 if TYPE_CHECKING:
     from codesign.graph import Graph
     from codesign.report.report import Report
+
+Item = TypeVar("Item")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -279,17 +282,34 @@ def sweep(
 
 @app.command()
 def workloads(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="networks or families (default: all)", metavar="NAME")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="everything known of each, as JSON")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="our counts of parameters and MACs beside the published")
+    ] = False,
+    page: Annotated[Path | None, typer.Option(help="write that table as a page of Markdown")] = None,
 ) -> None:
     """List the built-in networks with what was published about them."""
-    from codesign.study.zoo import zoo_json, zoo_table
-
-    if json:
-        typer.echo(zoo_json())
-        return
     from rich.console import Console
 
-    Console().print(zoo_table())
+    from codesign.study import zoo
+
+    chosen = zoo.chosen(names or [])
+    if not (json or table or page):
+        Console().print(zoo.zoo_table(chosen))
+        return
+    if page:
+        _check_writable(page)
+    counted = _with_progress(zoo.rows(chosen), len(chosen), "networks")
+    if page:
+        page.write_text(zoo.count_page(counted), encoding="utf-8")
+        typer.echo(f"{len(counted)} networks in {page}", err=True)
+    if table:
+        Console().print(zoo.count_table(counted))
+    if json:
+        typer.echo(zoo.zoo_json(counted))
 
 
 @app.command()
@@ -324,7 +344,7 @@ def export(
 @app.command()
 def validate(
     what: Annotated[
-        str | None, typer.Argument(help="ladder, a device class (gpu, npu, ...), or nothing for all")
+        str | None, typer.Argument(help="ladder, claims, a device class (gpu, npu, ...), or nothing for all")
     ] = None,
 ) -> None:
     """Print predicted beside published or measured figures; fail when a stated bound is broken."""
@@ -369,6 +389,14 @@ def schema() -> None:
     from codesign.report.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _with_progress(items: Iterable[Item], total: int, what: str) -> list[Item]:
+    """All items, with a bar on standard error while they are made."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return list(track(items, what, total=total, console=Console(stderr=True), transient=True))
 
 
 def _write_text(path: Path, text: str) -> None:

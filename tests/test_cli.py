@@ -138,9 +138,13 @@ def test_explain_names_bound_and_elasticities(model, capsys) -> None:
 
 
 def test_workloads_and_devices_are_listed(capsys) -> None:
-    assert run("workloads", "--json") == 0
-    names = {entry["name"] for entry in json.loads(capsys.readouterr().out)}
-    assert {"vit_tiny", "llama3_8b", "mlperf_tiny_ic"} <= names
+    assert run("workloads", "mlperf_tiny", "vit_tiny", "--json") == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries.keys() == {"vit_tiny", *(f"mlperf_tiny_{task}" for task in ("ad", "ic", "kws", "vww"))}
+    assert entries["vit_tiny"]["input"] == {"pixels": [1, 3, 224, 224]}
+    assert entries["vit_tiny"]["params"] == 5717416
+    assert run("workloads", "mlperf_tiny", "--table") == 0
+    assert capsys.readouterr().out.count("agrees") == 4
     assert run("devices") == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*DEVICES, "host"))
@@ -249,7 +253,7 @@ def test_arrays_of_any_name_and_type_are_written(tmp_path) -> None:
 def test_validate_prints_the_ladder(monkeypatch, capsys) -> None:
     import workloads
 
-    monkeypatch.setattr(workloads, "names", lambda: ["mlperf_tiny_ad"])
+    monkeypatch.setattr(workloads, "representatives", lambda: ["mlperf_tiny_ad"])
     assert run("validate", "ladder") == 0
     shown = capsys.readouterr().out
     assert f"{len(codesign.device_names())} of {len(codesign.device_names())} hold" in shown

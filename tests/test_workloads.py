@@ -1,8 +1,7 @@
-"""The built-in networks: valid, as large as published, built without their weights, and numerically consistent."""
+"""The registry, builder and storage of the built-in networks, and how decode steps and masks behave."""
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,112 +14,19 @@ import pytest
 
 import workloads
 from codesign.errors import BadParameter, DoesNotFit
-from codesign.frontend import from_proto
-from codesign.lower import lower
-
-RUNNING_STATISTICS = {"BatchNormalization": (3, 4)}
-"""Inputs that are not learned: means and variances collected in training, which published counts leave out."""
-
-TINY_LLAMA = {"heads": 8, "kv_heads": 2, "hidden": 256, "vocabulary": 1000, "width": 128, "layers": 2}
-"""Llama 3's structure, four query heads to a key head, small enough to run."""
+from tests.workload_case import macs_by_onnx_shapes, random_inputs, reduced, run_onnxruntime, session_of
+from workloads.counts import parameters_of
+from workloads.facts import parse_figure
 
 
-def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Every tensor's shape by ONNX's own inference, which knows nothing of the builder's."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    values = [*inferred.input, *inferred.output, *inferred.value_info]
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
-    return shapes | {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
-
-
-def parameters_of(model: onnx.ModelProto) -> int:
-    statistics = {node.input[index] for node in model.graph.node for index in RUNNING_STATISTICS.get(node.op_type, ())}
-    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name not in statistics)
-
-
-def macs_of(model: onnx.ModelProto) -> int:
-    """Multiply-accumulates of convolutions, products and attention, from inferred shapes."""
-    shapes = shapes_of(model)
-    total = 0
-    for node in model.graph.node:
-        inputs = [shapes.get(name, ()) for name in node.input]
-        output = math.prod(shapes[node.output[0]])
-        if node.op_type == "Conv":
-            total += output * math.prod(inputs[1][1:])
-        elif node.op_type in ("MatMul", "Gemm"):
-            total += output * inputs[0][-1]
-        elif node.op_type == "Attention":
-            keys = shapes[node.output[1]][2] if len(node.output) > 1 else inputs[1][2]
-            total += math.prod(inputs[0][:3]) * keys * 2 * inputs[0][3]
-    return total
-
-
-def random_inputs(session: onnxruntime.InferenceSession, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    generator = np.random.default_rng(seed)
-    return {
-        value.name: generator.standard_normal(value.shape, dtype=np.float32)
-        if value.type == "tensor(float)"
-        else generator.integers(0, 2, value.shape)
-        for value in session.get_inputs()
-    }
-
-
-def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-@pytest.mark.parametrize("name", workloads.names())
-def test_parameters_and_macs_match_the_published_figures(name: str) -> None:
-    model = workloads.build(name)
-    published = workloads.info(name).published
-    assert parameters_of(model) == pytest.approx(published.parameters, rel=0.01)
-    assert macs_of(model) == pytest.approx(published.macs, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("name", "configuration"),
-    [
-        ("vit_tiny", {"layers": 2}),
-        ("deit_tiny_distilled", {"layers": 2}),
-        ("resnet50", {}),
-        ("mobilenetv2", {}),
-        ("pvt_tiny", {}),
-        ("poolformer_s12", {}),
-        ("bert_tiny", {}),
-        ("gpt2_small", {"layers": 2}),
-        ("gpt2_small_decode", {"layers": 2}),
-        ("llama3_8b", TINY_LLAMA),
-        ("llama3_8b_decode", TINY_LLAMA),
-        ("mlperf_tiny_ic", {}),
-        ("mlperf_tiny_kws", {}),
-        ("mlperf_tiny_vww", {}),
-        ("mlperf_tiny_ad", {}),
-    ],
-)
-def test_seeded_model_passes_the_checker_and_computes_finite_values(name: str, configuration: dict[str, int]) -> None:
-    model = workloads.materialise(workloads.build(name, batch=2, configuration=configuration), seed=0)
-    onnx.checker.check_model(model, full_check=True)
-    session = session_of(model)
-    for output in session.run(None, random_inputs(session)):
-        assert np.isfinite(output).all()
-        assert output.std() > 1e-4
-
-
-@pytest.mark.parametrize(("name", "configuration"), [("gpt2_small", {"layers": 2}), ("llama3_8b", TINY_LLAMA)])
+@pytest.mark.parametrize("name", ["gpt2_small", "llama3_8b"])
 @pytest.mark.parametrize("new_tokens", [1, 3])
-def test_decode_step_equals_the_last_token_of_prefill(
-    name: str, configuration: dict[str, int], new_tokens: int
-) -> None:
+def test_decode_step_equals_the_last_token_of_prefill(name: str, new_tokens: int) -> None:
     past, batch = 7, 2
     tokens = np.random.default_rng(1).integers(0, 500, (batch, past + new_tokens))
 
     def run(member: str, ids: np.ndarray[Any, Any], cache: dict[str, Any], **bind: int) -> dict[str, Any]:
-        model = workloads.build(member, batch=batch, bind=bind, configuration=configuration)
-        session = session_of(workloads.materialise(model, seed=3))
-        outputs = session.run(None, {"input_ids": ids, **cache})
-        return {value.name: output for value, output in zip(session.get_outputs(), outputs, strict=True)}
+        return run_onnxruntime(reduced(member, 3, batch, **bind), {"input_ids": ids, **cache})
 
     whole = run(name, tokens, {}, sequence=past + new_tokens)
     first = run(name, tokens[:, :past], {}, sequence=past)
@@ -137,37 +43,12 @@ def test_bound_lengths_scale_the_macs_as_the_transformer_formula_says(sequence: 
     layers, width, vocabulary = 12, 768, 50257
     model = workloads.build("gpt2_small_decode", bind={"sequence": sequence, "past": past})
     products = 2 * sequence * (past + sequence) * layers * width
-    assert macs_of(model) == 12 * sequence * layers * width**2 + products + vocabulary * width
-
-
-@pytest.mark.parametrize("name", workloads.names())
-def test_lowered_work_holds_the_macs_that_onnx_shapes_give(name: str) -> None:
-    model = workloads.build(name, batch=2)
-    assert sum(work.macs for work in lower(from_proto(model))) == macs_of(model)
-
-
-@pytest.mark.parametrize("name", workloads.names())
-def test_described_inputs_are_those_of_the_model(name: str) -> None:
-    facts = workloads.info(name)
-    sizes = {"batch": 3, **facts.dimensions}
-    graph = workloads.build(name, batch=3).graph
-    layers = sum(value.name.endswith(".key") for value in graph.input)
-    expected = {
-        key.replace("<layer>", str(layer)): text
-        for key, text in facts.inputs.items()
-        for layer in range(layers if "<layer>" in key else 1)
-    }
-    assert {value.name for value in graph.input} == expected.keys()
-    for value in graph.input:
-        element_type, _, extents = expected[value.name].rstrip("]").partition("[")
-        shape = tuple(sizes.get(extent) or int(extent) for extent in extents.split(", "))
-        assert tuple(extent.dim_value for extent in value.type.tensor_type.shape.dim) == shape
-        assert onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) == element_type
+    assert macs_by_onnx_shapes(model) == 12 * sequence * layers * width**2 + products + vocabulary * width
 
 
 def test_batch_multiplies_macs_and_leaves_parameters() -> None:
     one, four = workloads.build("vit_tiny"), workloads.build("vit_tiny", batch=4)
-    assert macs_of(four) == 4 * macs_of(one)
+    assert macs_by_onnx_shapes(four) == 4 * macs_by_onnx_shapes(one)
     assert parameters_of(four) == parameters_of(one)
 
 
@@ -243,6 +124,33 @@ def test_names_are_listed_without_importing_onnx() -> None:
     script = "import sys, workloads; assert 'vit_tiny' in workloads.names(); print('onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_importing_takes_no_catalogue_and_no_onnx() -> None:
+    script = "import sys, workloads; print(sorted({'onnx', 'yaml', 'numpy', 'pydantic'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_variant_of_two_families_is_refused_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"itransformer_traffic": "itransformer", "s_mamba_traffic": "s_mamba"}
+    monkeypatch.setattr("workloads.registry.index", lambda: known)
+    with pytest.raises(BadParameter, match="itransformer and s_mamba have one: say itransformer_traffic or s_mamba_tr"):
+        workloads.build("traffic")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "half_digit"), [("13.2M", 13.2e6, 0.05e6), ("0.57G", 0.57e9, 0.005e9), (4306, 4306, 0.5)]
+)
+def test_figures_keep_the_digits_that_were_printed(text: str | int, value: float, half_digit: float) -> None:
+    figure = parse_figure(text)
+    assert figure.value == pytest.approx(value)
+    assert figure.half_digit == pytest.approx(half_digit)
+
+
+@pytest.mark.parametrize(("count", "agrees"), [(28.49e6, True), (27.51e6, True), (28.6e6, False)])
+def test_a_count_agrees_when_rounding_gives_the_printed_digits(count: float, agrees: bool) -> None:
+    assert parse_figure("28M").agrees(count, tolerance=0.01) == agrees
 
 
 def test_unknown_name_is_refused_with_the_nearest() -> None:

@@ -7,15 +7,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from workloads.registry import build, info, names
+from workloads.registry import build, build_reduced, names, representatives
 
 if TYPE_CHECKING:
-    from workloads.facts import WorkloadInfo
+    from workloads.counts import Counts, count
+    from workloads.facts import Claim, WorkloadInfo, claims, info
     from workloads.storage import materialise, save
 
-__all__ = ["WorkloadInfo", "build", "info", "materialise", "names", "save"]
+__all__ = [
+    "Claim",
+    "Counts",
+    "WorkloadInfo",
+    "build",
+    "build_reduced",
+    "claims",
+    "count",
+    "info",
+    "materialise",
+    "names",
+    "representatives",
+    "save",
+]
 
-_LAZY = {"WorkloadInfo": "workloads.facts", "materialise": "workloads.storage", "save": "workloads.storage"}
+_LAZY = {
+    "Claim": "workloads.facts",
+    "Counts": "workloads.counts",
+    "WorkloadInfo": "workloads.facts",
+    "claims": "workloads.facts",
+    "count": "workloads.counts",
+    "info": "workloads.facts",
+    "materialise": "workloads.storage",
+    "save": "workloads.storage",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,14 +11,20 @@ from workloads.blocks.attention import self_attention
 from workloads.blocks.dense import layer_norm, linear, mlp
 from workloads.blocks.generation import token_ids
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EPSILON = 1e-12
 
+VARIANTS = {
+    "bert_tiny": {"width": 128, "heads": 2, "layers": 2},
+    "bert_base": {"width": 768, "heads": 12, "layers": 12},
+    "bert_large": {"width": 1024, "heads": 16, "layers": 24},
+}
 
-@workload("bert_tiny", width=128, heads=2, layers=2)
-@workload("bert_base", width=768, heads=12, layers=12)
-@workload("bert_large", width=1024, heads=16, layers=24)
+REDUCED = {"bert_tiny": {"sequence": 16, "width": 64, "vocabulary": 1000}}
+
+
+@variants(VARIANTS, REDUCED)
 def bert(
     graph: Builder,
     batch: int,

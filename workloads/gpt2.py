@@ -10,19 +10,28 @@ from workloads.blocks.attention import Cache, causal_mask, self_attention
 from workloads.blocks.dense import layer_norm, mlp, tied_logits
 from workloads.blocks.generation import last_token, read_cache, token_ids, write_cache
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EPSILON = 1e-5
 
+VARIANTS = {
+    name + form: {"width": width, "heads": heads, "layers": layers}
+    for form in ("", "_decode")
+    for name, width, heads, layers in (
+        ("gpt2_small", 768, 12, 12),
+        ("gpt2_medium", 1024, 16, 24),
+        ("gpt2_large", 1280, 20, 36),
+        ("gpt2_xl", 1600, 25, 48),
+    )
+}
 
-@workload("gpt2_small", width=768, heads=12, layers=12)
-@workload("gpt2_medium", width=1024, heads=16, layers=24)
-@workload("gpt2_large", width=1280, heads=20, layers=36)
-@workload("gpt2_xl", width=1600, heads=25, layers=48)
-@workload("gpt2_small_decode", width=768, heads=12, layers=12)
-@workload("gpt2_medium_decode", width=1024, heads=16, layers=24)
-@workload("gpt2_large_decode", width=1280, heads=20, layers=36)
-@workload("gpt2_xl_decode", width=1600, heads=25, layers=48)
+REDUCED = {
+    "gpt2_small": {"sequence": 8, "width": 48, "layers": 2, "vocabulary": 1000},
+    "gpt2_small_decode": {"past": 7, "width": 48, "layers": 2, "vocabulary": 1000},
+}
+
+
+@variants(VARIANTS, REDUCED)
 def gpt2(
     graph: Builder,
     batch: int,

@@ -13,9 +13,26 @@ from workloads.blocks.attention import Cache, causal_mask, merge_heads, split_he
 from workloads.blocks.dense import gated_mlp, linear, rms_norm
 from workloads.blocks.generation import last_token, read_cache, token_ids, write_cache
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EPSILON = 1e-5
+
+VARIANTS = {
+    name + form: {"kv_heads": kv_heads, "hidden": hidden, "vocabulary": vocabulary, "theta": theta}
+    for form in ("", "_decode")
+    for name, kv_heads, hidden, vocabulary, theta in (
+        ("llama2_7b", 32, 11008, 32000, 10_000.0),
+        ("llama3_8b", 8, 14336, 128256, 500_000.0),
+    )
+}
+
+SMALL = {"heads": 8, "kv_heads": 2, "hidden": 256, "vocabulary": 1000, "width": 128, "layers": 2}
+"""Llama 3's structure, four query heads to a key head, small enough to run."""
+
+REDUCED = {
+    "llama3_8b": {"sequence": 8, **SMALL},
+    "llama3_8b_decode": {"past": 7, **SMALL},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +44,18 @@ class Rotation:
     rows: Value
 
 
-@workload("llama2_7b", heads=32, kv_heads=32, hidden=11008, vocabulary=32000, theta=10_000.0)
-@workload("llama2_7b_decode", heads=32, kv_heads=32, hidden=11008, vocabulary=32000, theta=10_000.0)
-@workload("llama3_8b", heads=32, kv_heads=8, hidden=14336, vocabulary=128256, theta=500_000.0)
-@workload("llama3_8b_decode", heads=32, kv_heads=8, hidden=14336, vocabulary=128256, theta=500_000.0)
+@variants(VARIANTS, REDUCED)
 def llama(
     graph: Builder,
     batch: int,
     sequence: int,
     past: int = 0,
     *,
-    heads: int,
     kv_heads: int,
     hidden: int,
     vocabulary: int,
     theta: float,
+    heads: int = 32,
     width: int = 4096,
     layers: int = 32,
 ) -> None:

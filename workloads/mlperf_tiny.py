@@ -18,13 +18,16 @@ from workloads.blocks.convolution import (
 )
 from workloads.blocks.dense import linear
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EPSILON = 1e-3
 SAME: Padding = "same"
 
+SEPARABLE = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1))
+"""Output channels and stride of each separable convolution of MobileNetV1 at a quarter of its width."""
 
-@workload("mlperf_tiny_ic", channels=(16, 32, 64))
+
+@variants({"mlperf_tiny_ic": {"channels": (16, 32, 64)}}, {"mlperf_tiny_ic": {"channels": (8, 16, 24)}})
 def image_classification(graph: Builder, batch: int, image: int, *, channels: Sequence[int]) -> None:
     """ResNet-8 on CIFAR-10: pixels (batch, 3, image, image) to probabilities (batch, 10)."""
     value = graph.input("pixels", (batch, 3, image, image))
@@ -40,7 +43,7 @@ def image_classification(graph: Builder, batch: int, image: int, *, channels: Se
     _probabilities(graph, value, 10)
 
 
-@workload("mlperf_tiny_kws", channels=64, blocks=4)
+@variants({"mlperf_tiny_kws": {"channels": 64, "blocks": 4}}, {"mlperf_tiny_kws": {"channels": 16, "blocks": 2}})
 def keyword_spotting(graph: Builder, batch: int, *, channels: int, blocks: int) -> None:
     """DS-CNN on Speech Commands: 49 frames of 10 cepstral features (batch, 1, 49, 10) to probabilities (batch, 12)."""
     value = graph.input("features", (batch, 1, 49, 10))
@@ -50,11 +53,7 @@ def keyword_spotting(graph: Builder, batch: int, *, channels: int, blocks: int) 
     _probabilities(graph, value, 12)
 
 
-@workload(
-    "mlperf_tiny_vww",
-    stem=8,
-    blocks=((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1)),
-)
+@variants({"mlperf_tiny_vww": {"stem": 8, "blocks": SEPARABLE}}, {"mlperf_tiny_vww": {"blocks": SEPARABLE[:4]}})
 def visual_wake_words(graph: Builder, batch: int, image: int, *, stem: int, blocks: Sequence[tuple[int, int]]) -> None:
     """MobileNetV1 at a quarter of its width: pixels (batch, 3, image, image) to probabilities (batch, 2).
 
@@ -67,7 +66,10 @@ def visual_wake_words(graph: Builder, batch: int, image: int, *, stem: int, bloc
     _probabilities(graph, value, 2)
 
 
-@workload("mlperf_tiny_ad", hidden=(128, 128, 128, 128, 8, 128, 128, 128, 128))
+@variants(
+    {"mlperf_tiny_ad": {"hidden": (128, 128, 128, 128, 8, 128, 128, 128, 128)}},
+    {"mlperf_tiny_ad": {"features": 64, "hidden": (32, 8, 32)}},
+)
 def anomaly_detection(graph: Builder, batch: int, features: int, *, hidden: Sequence[int]) -> None:
     """Autoencoder on machine sounds: log-mel features (batch, features) to their reconstruction."""
     value = graph.input("features", (batch, features))

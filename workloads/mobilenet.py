@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workloads.blocks.convolution import conv_norm, pooled_classifier
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 STAGES = (
     (1, 16, 1, 1),
@@ -17,10 +17,20 @@ STAGES = (
 )
 """Expansion, output channels, blocks, and stride of the first block of each stage."""
 
+VARIANTS = {"mobilenetv2": {"stages": STAGES}}
 
-@workload("mobilenetv2", stages=STAGES)
+REDUCED = {"mobilenetv2": {"image": 64, "stages": ((1, 8, 1, 1), (6, 16, 2, 2)), "last": 32, "classes": 10}}
+
+
+@variants(VARIANTS, REDUCED)
 def mobilenet_v2(
-    graph: Builder, batch: int, image: int, *, stages: tuple[tuple[int, int, int, int], ...], classes: int = 1000
+    graph: Builder,
+    batch: int,
+    image: int,
+    *,
+    stages: tuple[tuple[int, int, int, int], ...],
+    last: int = 1280,
+    classes: int = 1000,
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     value = graph.input("pixels", (batch, 3, image, image))
@@ -29,7 +39,7 @@ def mobilenet_v2(
         for block in range(blocks):
             with graph.scope(f"stage{stage}/block{block}"):
                 value = inverted_residual(graph, value, channels, expansion, stride if not block else 1)
-    value = conv_norm(graph, value, 1280, 1, "last", activation="relu6")
+    value = conv_norm(graph, value, last, 1, "last", activation="relu6")
     graph.output(pooled_classifier(graph, value, classes), "logits")
 
 

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from workloads.blocks.convolution import average_pool, convolution
 from workloads.blocks.dense import classifier, layer_norm
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EPSILON = 1e-5
 
+VARIANTS = {"poolformer_s12": {"widths": (64, 128, 320, 512), "depths": (2, 2, 6, 2)}}
 
-@workload("poolformer_s12", widths=(64, 128, 320, 512), depths=(2, 2, 6, 2))
+REDUCED = {"poolformer_s12": {"image": 64, "widths": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "classes": 10}}
+
+
+@variants(VARIANTS, REDUCED)
 def poolformer(
     graph: Builder, batch: int, image: int, *, widths: Sequence[int], depths: Sequence[int], classes: int = 1000
 ) -> None:

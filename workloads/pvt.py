@@ -13,7 +13,7 @@ from workloads.blocks.convolution import convolution
 from workloads.blocks.dense import classifier, layer_norm, linear, mlp
 from workloads.blocks.embedding import grid_of, learned_token, patch_embedding, tokens_of
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 BLOCK_EPSILON = 1e-6
 EMBEDDING_EPSILON = 1e-5
@@ -23,9 +23,15 @@ EXPANSIONS = (8, 8, 4, 4)
 REDUCTIONS = (8, 4, 2, 1)
 PATCHES = (4, 2, 2, 2)
 
+VARIANTS = {
+    "pvt_tiny": {"depths": (2, 2, 2, 2)},
+    "pvt_small": {"depths": (3, 4, 6, 3)},
+}
 
-@workload("pvt_tiny", depths=(2, 2, 2, 2))
-@workload("pvt_small", depths=(3, 4, 6, 3))
+REDUCED = {"pvt_tiny": {"image": 64, "depths": (1, 1, 1, 1), "classes": 10}}
+
+
+@variants(VARIANTS, REDUCED)
 def pvt(graph: Builder, batch: int, image: int, *, depths: Sequence[int], classes: int = 1000) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     if image % 32:

@@ -6,23 +6,29 @@ from collections.abc import Sequence
 
 from workloads.blocks.convolution import conv_norm, max_pool, pooled_classifier
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EXPANSION = 4
 """Output channels of a bottleneck block, in its inner channels."""
 
+VARIANTS = {"resnet50": {"depths": (3, 4, 6, 3)}}
 
-@workload("resnet50", depths=(3, 4, 6, 3))
-def resnet(graph: Builder, batch: int, image: int, *, depths: Sequence[int], classes: int = 1000) -> None:
+REDUCED = {"resnet50": {"image": 64, "stem": 8, "depths": (2, 1, 1, 1), "classes": 10}}
+
+
+@variants(VARIANTS, REDUCED)
+def resnet(
+    graph: Builder, batch: int, image: int, *, depths: Sequence[int], stem: int = 64, classes: int = 1000
+) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     value = graph.input("pixels", (batch, 3, image, image))
     with graph.scope("stem"):
-        value = conv_norm(graph, value, 64, 7, "convolution", stride=2, padding=3)
+        value = conv_norm(graph, value, stem, 7, "convolution", stride=2, padding=3)
         value = max_pool(graph, value, 3, stride=2, padding=1)
     for stage, depth in enumerate(depths):
         for block in range(depth):
             with graph.scope(f"stage{stage + 1}/block{block}"):
-                value = bottleneck(graph, value, 64 << stage, stride=2 if stage and not block else 1)
+                value = bottleneck(graph, value, stem << stage, stride=2 if stage and not block else 1)
     graph.output(pooled_classifier(graph, value, classes), "logits")
 
 

@@ -11,20 +11,29 @@ from workloads.blocks.attention import self_attention
 from workloads.blocks.dense import classifier, layer_norm, mlp
 from workloads.blocks.embedding import learned_token, patch_embedding
 from workloads.builder import Builder, Value
-from workloads.registry import workload
+from workloads.registry import variants
 
 EPSILON = 1e-6
 
+VARIANTS = {
+    "vit_tiny": {"width": 192, "heads": 3},
+    "vit_small": {"width": 384, "heads": 6},
+    "vit_base": {"width": 768, "heads": 12},
+    "deit_tiny": {"width": 192, "heads": 3},
+    "deit_small": {"width": 384, "heads": 6},
+    "deit_base": {"width": 768, "heads": 12},
+    "deit_tiny_distilled": {"width": 192, "heads": 3, "distilled": True},
+    "deit_small_distilled": {"width": 384, "heads": 6, "distilled": True},
+    "deit_base_distilled": {"width": 768, "heads": 12, "distilled": True},
+}
 
-@workload("vit_tiny", width=192, heads=3, layers=12)
-@workload("vit_small", width=384, heads=6, layers=12)
-@workload("vit_base", width=768, heads=12, layers=12)
-@workload("deit_tiny", width=192, heads=3, layers=12)
-@workload("deit_small", width=384, heads=6, layers=12)
-@workload("deit_base", width=768, heads=12, layers=12)
-@workload("deit_tiny_distilled", width=192, heads=3, layers=12, distilled=True)
-@workload("deit_small_distilled", width=384, heads=6, layers=12, distilled=True)
-@workload("deit_base_distilled", width=768, heads=12, layers=12, distilled=True)
+REDUCED = {
+    "vit_tiny": {"image": 64, "width": 48, "layers": 2, "classes": 10},
+    "deit_tiny_distilled": {"image": 64, "width": 48, "layers": 2, "classes": 10},
+}
+
+
+@variants(VARIANTS, REDUCED)
 def vit(
     graph: Builder,
     batch: int,
@@ -32,7 +41,7 @@ def vit(
     *,
     width: int,
     heads: int,
-    layers: int,
+    layers: int = 12,
     distilled: bool = False,
     patch: int = 16,
     classes: int = 1000,
