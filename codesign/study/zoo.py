@@ -39,21 +39,20 @@ class Row:
 
     @property
     def published(self) -> str:
-        """Published parameters / MACs."""
+        """Published parameters/MACs."""
         figures = (self.info.params, self.info.macs)
-        return " / ".join(units.count(figure.value) if figure else "-" for figure in figures) if any(figures) else "-"
+        return "/".join(_short(figure.value) if figure else "-" for figure in figures) if any(figures) else "-"
 
     @property
     def difference(self) -> str:
         """Signed differences of the counts to those."""
         pairs = ((self.info.params, self.counts.params), (self.info.macs, self.counts.macs))
-        return " / ".join(_difference(*pair) for pair in pairs) if any(figure for figure, _ in pairs) else "-"
+        return "/".join(_difference(*pair) for pair in pairs) if any(figure for figure, _ in pairs) else "-"
 
     @property
     def cells(self) -> tuple[str, ...]:
         """Parameters, MACs, published, difference, status."""
-        counts = (units.count(self.counts.params), units.count(self.counts.macs))
-        return (*counts, self.published, self.difference, self.status)
+        return (_short(self.counts.params), _short(self.counts.macs), self.published, self.difference, self.status)
 
 
 def chosen(patterns: Sequence[str]) -> list[str]:
@@ -108,8 +107,8 @@ def count_table(counted: Sequence[Row]) -> Table:
 
     table = plain_table()
     table.add_column("name", no_wrap=True)
-    table.add_column("paper", min_width=10)
-    add_numbers(table, "parameters", "MACs", "published", "difference")
+    table.add_column("paper")
+    add_numbers(table, "params", "MACs", "published", "difference")
     table.add_column("status", no_wrap=True)
     styles = {"differs": "red", "explained": "yellow"}
     for row in counted:
@@ -147,6 +146,10 @@ def _document(row: Row) -> dict[str, Any]:
         "status": row.status,
         **facts,
     }
+
+
+def _short(count: float) -> str:
+    return units.count(count).replace(" ", "")
 
 
 def _value(figure: Figure | None) -> float | None:
