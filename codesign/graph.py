@@ -1,5 +1,6 @@
 """The Graph: operator IR with typed tensors, every dimension a known integer, operations in topological order.
 
+A graph that is only executed may hold values whose shape comes from data: they are named, and have no Tensor.
 A Graph is a value. Transforms take one and return another; nothing else builds or edits it after the front end.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from codesign.dtypes import dtype, numpy_dtype
+from codesign.errors import UnboundDimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,11 @@ class Op:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model. `tensors` describes every value by name; `weights` those that are constants."""
+    """A model. `tensors` describes values by name; `weights` those that are constants.
+
+    `unknown` names the values whose shape is not known before the graph runs, or that are sequences, each with the
+    reason. They have no entry in `tensors`; every graph that is simulated has none.
+    """
 
     name: str
     tensors: Mapping[str, Tensor]
@@ -134,6 +140,7 @@ class Graph:
     batch: int = 1
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -153,7 +160,19 @@ class Graph:
             new,
             tensors={name: tensor for name, tensor in new.tensors.items() if name in used},
             weights={name: weight for name, weight in new.weights.items() if name in used},
+            unknown={name: reason for name, reason in new.unknown.items() if name in used},
         )
+
+    def check_known(self) -> None:
+        """Raises UnboundDimension, naming the operation at fault, when some shape is not known before the graph runs."""
+        for op in self.ops:
+            for name in op.outputs:
+                if name in self.unknown:
+                    raise UnboundDimension(f"{self.source or self.name}: {self.unknown[name]}")
+            for body in op.bodies.values():
+                body.check_known()
+        for name, reason in self.unknown.items():
+            raise UnboundDimension(f"{self.source or self.name}: {reason}")
 
     def producers(self) -> dict[str, Op]:
         """The operation that writes each tensor."""

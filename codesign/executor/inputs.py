@@ -20,7 +20,7 @@ _KEEPS_VALUES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten
 
 
 def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """The inputs as arrays. Raises BadParameter naming the input that is missing, unknown or ill-shaped or -typed."""
+    """The inputs as arrays (lists of them for sequences). Raises BadParameter naming the input that is missing, unknown or ill-shaped or -typed."""
     for name in inputs:
         if name not in graph.inputs:
             raise BadParameter(
@@ -29,6 +29,9 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
             )
     arrays = {}
     for name in graph.inputs:
+        if name in graph.unknown:
+            arrays[name] = _as_given(name, inputs)
+            continue
         expected = graph.tensors[name]
         if name not in inputs:
             raise BadParameter(f"input '{name}' is missing; expected {_described(expected)}")
@@ -42,13 +45,28 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
     return arrays
 
 
+def _as_given(name: str, inputs: Mapping[str, Any]) -> Any:
+    """An input of any shape: a tensor, a sequence (a list of them) or an optional that may be None."""
+    if name not in inputs:
+        raise BadParameter(f"input '{name}' is missing; its shape is not stated")
+    found = inputs[name]
+    if found is None:
+        return None
+    return [np.asarray(item) for item in found] if isinstance(found, list | tuple) else np.asarray(found)
+
+
 def _described(tensor: Tensor) -> str:
     return f"shape {list(tensor.shape)} and type {tensor.dtype}"
 
 
 def random_inputs(graph: Graph, seed: int) -> dict[str, Array]:
     """Reproducible inputs by name: floats standard normal, integers valid as indices of the tables they look up,
-    integer masks and booleans one. The stream depends on the input's name, not on its place."""
+    integer masks and booleans one. The stream depends on the input's name, not on its place.
+
+    Raises BadParameter for an input whose shape the graph does not state."""
+    for name in graph.inputs:
+        if name in graph.unknown:
+            raise BadParameter(f"{graph.unknown[name]}: give its values, or its shape, by name")
     limits = _index_limits(graph)
     return {name: _random(graph.tensors[name], limits.get(name, 2), seed) for name in graph.inputs}
 
@@ -83,7 +101,7 @@ def _table_lengths(graph: Graph, consumers: Mapping[str, list[Op]], name: str) -
     while pending:
         current = pending.pop()
         for op in consumers.get(current, []):
-            if op.kind == "Gather" and op.inputs[1] == current:
+            if op.kind == "Gather" and op.inputs[1] == current and op.inputs[0] in graph.tensors:
                 lengths.append(graph.tensors[op.inputs[0]].shape[int(op.attributes.get("axis", 0))])
             elif op.kind in _KEEPS_VALUES and op.inputs[0] == current and op.outputs[0] not in seen:
                 seen.add(op.outputs[0])

@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["annotate", "from_proto", "load"]
 
 
-def load(path: str | Path, batch: int | None = None, bind: Mapping[str, int] | None = None) -> Graph:
+def load(
+    path: str | Path,
+    batch: int | None = None,
+    bind: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dynamic: bool = False,
+) -> Graph:
     """The ONNX file at `path` as a Graph, every dimension known, shape arithmetic folded, functions inlined.
 
-    `bind` gives symbolic dimensions their sizes; those left are 1, with a warning. `batch` sets the leading dimension
-    of the inputs. Weights stay on disk until asked for. Raises BadModel and its subclasses, naming file, node, reason.
+    `bind` gives symbolic dimensions their sizes, `shapes` whole inputs theirs; those left are 1, with a warning.
+    `batch` sets the leading dimension of the inputs. Weights stay on disk until asked for. A `dynamic` graph, to be
+    executed only, may hold values whose shape comes from data: they are named in its `unknown`. Raises BadModel and its
+    subclasses, naming file, node, reason.
     """
     from codesign.frontend.read import read_model
 
     file = Path(path)
-    return from_proto(read_model(file), source=str(file), folder=file.parent, batch=batch, bind=bind)
+    return from_proto(read_model(file), str(file), file.parent, batch, bind, shapes, dynamic)
 
 
 def from_proto(
@@ -35,11 +43,13 @@ def from_proto(
     folder: Path | None = None,
     batch: int | None = None,
     bind: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dynamic: bool = False,
 ) -> Graph:
     """A model in memory as a Graph, as `load` does. `folder` holds external data, absent without it."""
-    from codesign.frontend.convert import to_graph
+    from codesign.frontend.convert import Sizes, to_graph
 
-    return to_graph(model, source, folder, batch, bind or {})
+    return to_graph(model, source, folder, Sizes(batch, bind or {}, shapes or {}, dynamic))
 
 
 def annotate(

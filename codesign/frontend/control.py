@@ -1,5 +1,6 @@
 """Control flow: an If with a known condition becomes its branch, a Loop or Scan of few known trips is unrolled; others
-stay operations that hold their bodies, and what is known of their trips stands in attribute `trip_count`."""
+stay operations that hold their bodies, and what is known of their trips stands in attribute `trip_count`. In a dynamic
+walk, what differs between branches or trips is unknown; elsewhere it is bounded or refused."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from codesign.errors import BadModel, UnsupportedOperator
+from codesign.errors import BadModel, UnboundDimension
 from codesign.frontend.attributes import bound_attributes, plain_attributes, subgraphs
 from codesign.frontend.scope import Meaning, Scope
 from codesign.frontend.sequences import stacked
@@ -56,7 +57,7 @@ def loop(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
             _name_outputs(node, name, scope, outputs)
             return True
         walk.restore(before)
-    _keep_loop(walk, node, name, scope, body, states, limit if condition is not None else None)
+    _keep_loop(walk, node, name, scope, body, states, limit, condition)
     return True
 
 
@@ -83,11 +84,11 @@ def _unrolled_loop(
         going = walk.add_constant(f"{name}/trip_{trip}/condition", np.asarray(True))
         condition_out, *results = walk.body(body, inner, [number, going, *states])
         states = results[:carried]
-        for items, result in zip(scanned, results[carried:], strict=True):
-            items.append(_single(result, name))
-        known = as_scalar(walk.constant(_single(condition_out, name)))
+        known = as_scalar(walk.constant(condition_out)) if isinstance(condition_out, str) else None
         if known is None:
             return None
+        for items, result in zip(scanned, results[carried:], strict=True):
+            items.append(walk.single(result, name, sources))
         trip, alive = trip + 1, bool(known)
     if scanned and trip == 0:
         return None
@@ -96,9 +97,10 @@ def _unrolled_loop(
 
 @register(CONTROL, "Scan")
 def scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    if scope.imports.get("", 0) < 9:
-        raise UnsupportedOperator(f"node '{name}' (Scan): opset 8 scans over batches; convert the model to opset 9")
     body = _bodies(node, name, scope, ("body",))["body"]
+    if scope.imports.get("", 0) < 9 or any(scope.names.get(item) in walk.unknown for item in node.input):
+        _keep_unknown_scan(walk, node, name, scope, body)
+        return True
     form = _scan_form(walk, node, name, scope, body)
     if form.trips > MOST_TRIPS or form.trips * len(body.node) > MOST_UNROLLED or form.trips == 0:
         _keep_scan(walk, node, name, scope, body, form)
@@ -114,7 +116,7 @@ def scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
         results = walk.body(body, scope.nested(f"{name}/trip_{trip}/", sources), [*states, *slices])
         states = results[: len(states)]
         for items, result in zip(scanned, results[len(states) :], strict=True):
-            items.append(_single(result, name))
+            items.append(walk.single(result, name, sources))
     outputs = list(states)
     for items, axis, reverse in zip(scanned, form.output_axes, form.output_reverse, strict=True):
         outputs.append(_joined(walk, items[::-1] if reverse else items, axis, name, sources))
@@ -163,19 +165,31 @@ def _scan_form(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, body: 
 # Operations that keep their bodies
 
 
+Result = Tensor | str
+"""What is known of a result: its shape and type, or why they are not known before the graph runs."""
+
+
 def _keep_if(
     walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, bodies: Mapping[str, onnx.GraphProto], condition: str
 ) -> None:
     graphs = {key: _body_graph(walk, name, key, graph, scope, []) for key, graph in bodies.items()}
-    shapes = [[graph.tensors[item] for item in graph.outputs] for graph in graphs.values()]
-    if any(len(each) != len(node.output) for each in shapes):
+    found = [[_known(graph, item) for item in graph.outputs] for graph in graphs.values()]
+    if any(len(each) != len(node.output) for each in found):
         raise BadModel(f"node '{name}' (If): branches do not give its {len(node.output)} outputs")
     results = []
-    for output, options in zip(node.output, zip(*shapes, strict=True), strict=True):
-        largest = max(options, key=lambda tensor: tensor.elements)
-        if len({(tensor.shape, tensor.dtype) for tensor in options}) > 1:
-            walk.warnings.append(f"node '{name}' (If): '{output}' differs between branches; the larger shape is taken")
-        results.append(largest)
+    for output, options in zip(node.output, zip(*found, strict=True), strict=True):
+        tensors = [option for option in options if isinstance(option, Tensor)]
+        differ = len({(tensor.shape, tensor.dtype) for tensor in tensors}) > 1
+        if len(tensors) < len(options):
+            results.append(next(option for option in options if isinstance(option, str)))
+        elif differ and walk.dynamic:
+            results.append(f"node '{name}' (If): the shape of '{output}' differs between its branches")
+        else:
+            if differ:
+                walk.warnings.append(
+                    f"node '{name}' (If): '{output}' differs between branches; the larger shape is taken"
+                )
+            results.append(max(tensors, key=lambda tensor: tensor.elements))
     _record(walk, node, name, scope, (condition,), {}, graphs, results)
 
 
@@ -186,18 +200,38 @@ def _keep_loop(
     scope: Scope,
     body: onnx.GraphProto,
     states: Sequence[Meaning],
-    trips: int | None,
+    limit: int | None,
+    condition: bool | None,
 ) -> None:
-    if trips is None:
-        raise UnsupportedOperator(f"node '{name}' (Loop): the number of trips depends on data; make it a constant")
-    carried = [walk.tensors[_single(state, name)] for state in states]
-    arguments = [Tensor("", (), "int64"), Tensor("", (), "bool"), *carried]
-    graph = _body_graph(walk, name, "body", body, scope, arguments)
-    outputs = [graph.tensors[item] for item in graph.outputs]
-    _check_carried(name, "Loop", carried, outputs[1 : 1 + len(carried)])
-    scanned = [Tensor("", (trips, *tensor.shape), tensor.dtype) for tensor in outputs[1 + len(carried) :]]
-    inputs = tuple(scope.tensor(item, name) for item in node.input)
-    _record(walk, node, name, scope, inputs, {"trip_count": trips}, {"body": graph}, [*carried, *scanned])
+    """A Loop as one operation. A carried value whose shape changes from trip to trip is unknown in all of them."""
+    sources = scope.sources or (node.name or name,)
+    given = [walk.single(state, name, sources) for state in states]
+    carried = [_known(walk, item) for item in given]
+    while True:
+        before = walk.mark()
+        arguments = [Tensor("", (), "int64"), Tensor("", (), "bool"), *carried]
+        graph = _body_graph(walk, name, "body", body, scope, arguments)
+        after = [_known(graph, item) for item in graph.outputs[1 : 1 + len(carried)]]
+        reasons = [_change(walk, name, "Loop", one, two) for one, two in zip(carried, after, strict=True)]
+        if not any(reasons):
+            break
+        walk.restore(before)
+        carried = [reason or one for reason, one in zip(reasons, carried, strict=True)]
+    trips = None if limit is None else max(int(limit), 0)
+    if trips is None and not walk.dynamic:
+        raise UnboundDimension(f"node '{name}' (Loop): the number of trips depends on data; make it a constant")
+    exact = condition is True and as_scalar(walk.constant(graph.outputs[0])) is True
+    results: list[Result] = list(carried)
+    for item in graph.outputs[1 + len(carried) :]:
+        tensor = _known(graph, item)
+        if isinstance(tensor, Tensor) and trips is not None and (exact or not walk.dynamic):
+            tensor = Tensor("", (trips, *tensor.shape), tensor.dtype)
+        elif isinstance(tensor, Tensor):
+            tensor = f"node '{name}' (Loop): the number of trips depends on data"
+        results.append(tensor)
+    inputs = (scope.tensor(node.input[0], name), scope.tensor(node.input[1], name), *given)
+    attributes = {} if trips is None else {"trip_count": trips}
+    _record(walk, node, name, scope, inputs, attributes, {"body": graph}, results)
 
 
 def _keep_scan(
@@ -209,23 +243,54 @@ def _keep_scan(
         tensor = walk.tensors[source]
         slices.append(Tensor("", tuple(np.delete(tensor.shape, axis).tolist()), tensor.dtype))
     graph = _body_graph(walk, name, "body", body, scope, [*carried, *slices])
-    outputs = [graph.tensors[item] for item in graph.outputs]
-    _check_carried(name, "Scan", carried, outputs[: len(carried)])
+    outputs = [_known(graph, item) for item in graph.outputs]
+    if any(_change(walk, name, "Scan", one, two) for one, two in zip(carried, outputs, strict=False)) or any(
+        isinstance(item, str) for item in outputs
+    ):
+        _keep_unknown_scan(walk, node, name, scope, body)
+        return
     scanned = []
-    for tensor, axis in zip(outputs[len(carried) :], form.output_axes, strict=True):
-        place = axis % (len(tensor.shape) + 1)
-        scanned.append(Tensor("", (*tensor.shape[:place], form.trips, *tensor.shape[place:]), tensor.dtype))
+    for output, axis in zip(outputs[len(carried) :], form.output_axes, strict=True):
+        assert isinstance(output, Tensor)
+        place = axis % (len(output.shape) + 1)
+        scanned.append(Tensor("", (*output.shape[:place], form.trips, *output.shape[place:]), output.dtype))
     attributes = {**form.attributes, "trip_count": form.trips}
     inputs = (*form.states, *form.scanned)
     _record(walk, node, name, scope, inputs, attributes, {"body": graph}, [*carried, *scanned])
 
 
-def _check_carried(name: str, kind: str, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
-    for one, two in zip(before, after, strict=True):
-        if one.shape != two.shape:
-            raise UnsupportedOperator(
-                f"node '{name}' ({kind}): a carried value changes from shape {list(one.shape)} to {list(two.shape)}"
-            )
+def _keep_unknown_scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, body: onnx.GraphProto) -> None:
+    """A Scan of which nothing is known: over data whose shape is not, or over batches, as that of opset 8."""
+    inputs = tuple(scope.tensor(item, name) for item in node.input)
+    reason = next((walk.unknown[item] for item in inputs if item in walk.unknown), None)
+    if reason is None:
+        reason = f"node '{name}' (Scan): its states change their shape, or it is of opset 8 and scans over batches"
+    if not walk.dynamic:
+        raise UnboundDimension(f"{reason}; convert the model to opset 9" if scope.imports.get("", 0) < 9 else reason)
+    what = f"node '{name}' (Scan)"
+    attributes = plain_attributes(bound_attributes(node, scope.bindings, what), what)
+    graph = _body_graph(walk, name, "body", body, scope, [reason] * len(body.input))
+    _record(walk, node, name, scope, inputs, attributes, {"body": graph}, [reason] * len(node.output))
+
+
+def _known(place: Walk | Graph, name: str) -> Result:
+    """What is known of the value called `name`."""
+    return place.unknown[name] if name in place.unknown else place.tensors[name]
+
+
+def _change(walk: Walk, name: str, kind: str, before: Result, after: Result) -> str | None:
+    """Why a carried value is unknown although it was known before the trip; None when it keeps its shape, or never
+    had one. Raises UnboundDimension in a walk that is not dynamic."""
+    if isinstance(before, str) or (isinstance(after, Tensor) and before.shape == after.shape):
+        return None
+    if isinstance(after, str):
+        return after
+    reason = (
+        f"node '{name}' ({kind}): a carried value changes from shape {list(before.shape)} to {list(after.shape)}"
+    )
+    if not walk.dynamic:
+        raise UnboundDimension(reason)
+    return reason
 
 
 def _record(
@@ -236,13 +301,15 @@ def _record(
     inputs: tuple[str, ...],
     attributes: Mapping[str, Any],
     bodies: Mapping[str, Graph],
-    results: Sequence[Tensor],
+    results: Sequence[Result],
 ) -> None:
     """Enter an operation that holds bodies, with what its outputs are."""
     outputs = [walk.unique(scope.prefix + item) if item else "" for item in node.output]
-    for output, tensor in zip(outputs, results, strict=False):
-        if output:
-            walk.add_tensor(Tensor(output, tensor.shape, tensor.dtype))
+    for output, found in zip(outputs, results, strict=False):
+        if output and isinstance(found, Tensor):
+            walk.add_tensor(Tensor(output, found.shape, found.dtype))
+        elif output:
+            walk.add_unknown(output, found)
     walk.ops.append(
         Op(
             name, node.op_type, inputs, tuple(outputs), attributes, "", scope.imports.get("", 0),
@@ -253,7 +320,7 @@ def _record(
 
 
 def _body_graph(
-    walk: Walk, name: str, key: str, graph: onnx.GraphProto, scope: Scope, arguments: Sequence[Tensor]
+    walk: Walk, name: str, key: str, graph: onnx.GraphProto, scope: Scope, arguments: Sequence[Result]
 ) -> Graph:
     """A body as a Graph of its own. Its constants belong to the outermost graph and are captured."""
     prefix = f"{name}/{key}/"
@@ -261,19 +328,24 @@ def _body_graph(
     if len(graph.input) != len(arguments):
         raise BadModel(f"node '{name}': its body has {len(graph.input)} inputs, expected {len(arguments)}")
     names = [walk.unique(prefix + item.name) for item in graph.input]
-    for local, tensor in zip(names, arguments, strict=True):
-        walk.add_tensor(Tensor(local, tensor.shape, tensor.dtype))
+    for local, found in zip(names, arguments, strict=True):
+        if isinstance(found, Tensor):
+            walk.add_tensor(Tensor(local, found.shape, found.dtype))
+        else:
+            walk.add_unknown(local, found)
     outside, walk.ops = walk.ops, []
     try:
-        outputs = tuple(_single(item, name) for item in walk.body(graph, inner, list(names)))
+        outputs = tuple(walk.single(item, name, inner.sources) for item in walk.body(graph, inner, list(names)))
         ops = tuple(walk.ops)
     finally:
         walk.ops = outside
     own = {*names, *(item for op in ops for item in op.outputs)}
     used = dict.fromkeys([*(item for op in ops for item in op.reads()), *outputs])
-    tensors = {item: walk.tensors[item] for item in (*names, *used, *own) if item}
+    present = [item for item in dict.fromkeys((*names, *used, *own)) if item]
+    tensors = {item: walk.tensors[item] for item in present if item in walk.tensors}
+    unknown = {item: walk.unknown[item] for item in present if item in walk.unknown}
     captured = tuple(item for item in used if item not in own)
-    return Graph(prefix.rstrip("/"), tensors, {}, ops, tuple(names), outputs, captured)
+    return Graph(prefix.rstrip("/"), tensors, {}, ops, tuple(names), outputs, captured, unknown=unknown)
 
 
 # Pieces
@@ -291,12 +363,6 @@ def _name_outputs(node: onnx.NodeProto, name: str, scope: Scope, outputs: Sequen
     if len(node.output) > len(outputs):
         raise BadModel(f"node '{name}' ({node.op_type}) has {len(node.output)} outputs, its body gives {len(outputs)}")
     scope.names.update({local: meaning for local, meaning in zip(node.output, outputs, strict=False) if local})
-
-
-def _single(meaning: Meaning, name: str) -> str:
-    if not isinstance(meaning, str):
-        raise UnsupportedOperator(f"node '{name}': a sequence is carried by a loop that cannot be unrolled")
-    return meaning
 
 
 def _slice_of(walk: Walk, source: str, axis: int, index: int, name: str, sources: tuple[str, ...]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -16,19 +16,27 @@ from codesign.frontend.infer import MALFORMED
 from codesign.frontend.parameters import mark_parameters
 from codesign.frontend.rebatch import Rebatch
 from codesign.frontend.scope import Scope
-from codesign.frontend.symbolic import Dimensions
+from codesign.frontend.symbolic import Dimensions, has_shape
 from codesign.frontend.types import ELEMENT_TYPES, element_type_name
 from codesign.frontend.walk import Adjust, Walk
 from codesign.graph import Graph, Op, Tensor
 from codesign.ops.base import ShapeAndType
 
 
-def to_graph(
-    model: onnx.ModelProto, source: str, folder: Path | None, batch: int | None, bind: Mapping[str, int]
-) -> Graph:
+@dataclass(frozen=True)
+class Sizes:
+    """What is asked of the sizes: see `codesign.frontend.load`."""
+
+    batch: int | None = None
+    bind: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dynamic: bool = False
+
+
+def to_graph(model: onnx.ModelProto, source: str, folder: Path | None, sizes: Sizes) -> Graph:
     """See `codesign.frontend.from_proto`."""
     try:
-        return _converted(model, source, folder, batch, bind)
+        return _converted(model, source, folder, sizes)
     except CodesignError as error:
         message = _one_line(str(error))
         raise type(error)(message if message.startswith(source) else f"{source}: {message}") from error
@@ -41,22 +49,23 @@ def _one_line(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-def _converted(
-    model: onnx.ModelProto, source: str, folder: Path | None, batch: int | None, bind: Mapping[str, int]
-) -> Graph:
+def _converted(model: onnx.ModelProto, source: str, folder: Path | None, sizes: Sizes) -> Graph:
+    batch = sizes.batch
     if batch is not None and batch < 1:
         raise BadParameter(f"batch = {batch}, expected at least 1")
     graph = model.graph
     check.check_names(graph)
     stored = {item.name for item in graph.initializer} | {item.values.name for item in graph.sparse_initializer}
     inputs = [item for item in graph.input if item.name not in stored]
-    dimensions = Dimensions(inputs, _inner_symbols(graph), bind, batch)
-    shapes = {item.name: dimensions.shape(item) for item in inputs}
+    known = [item for item in inputs if item.name in sizes.shapes or not sizes.dynamic or has_shape(item)]
+    dimensions = Dimensions(known, _inner_symbols(graph), sizes.bind, batch, sizes.shapes)
+    shapes = {item.name: dimensions.shape(item) for item in known}
+    unknown = [item.name for item in inputs if item.name not in shapes]
     declared = _declared(graph, dimensions)
-    walk, scope = walked(model, WeightReader(folder), shapes, declared)
+    walk, scope = walked(model, WeightReader(folder), shapes, declared, unknown=unknown, dynamic=sizes.dynamic)
     if batch is not None and not dimensions.batch_is_symbolic and batch != _leading(shapes):
         walk, scope = rebatched(model, folder, shapes, walk, batch)
-    converted = finished(model, walk, scope, tuple(shapes))
+    converted = finished(model, walk, scope, tuple(item.name for item in inputs))
     warnings = (*dimensions.warnings, *converted.warnings)
     return replace(converted, source=source, batch=batch or _leading(shapes), warnings=warnings)
 
@@ -68,7 +77,7 @@ def rebatched(
     that has the old batch written into it."""
     adjust = Rebatch(base, _leading(shapes), batch)
     try:
-        walk, scope = walked(model, WeightReader(folder), adjust.input_shapes(shapes), {}, adjust)
+        walk, scope = walked(model, WeightReader(folder), adjust.input_shapes(shapes), {}, adjust, base.unknown, base.dynamic)
     except BadModel as error:
         if "cannot change the batch" in str(error):
             raise
@@ -83,11 +92,13 @@ def walked(
     shapes: Mapping[str, tuple[int, ...]],
     declared: Mapping[str, ShapeAndType],
     adjust: Adjust | None = None,
+    unknown: Collection[str] = (),
+    dynamic: bool = False,
 ) -> tuple[Walk, Scope]:
     """One pass over the model with inputs of the `shapes` given. Raises BadModel naming the node at fault."""
     graph = model.graph
     functions = {(item.domain, item.name, item.overload): item for item in model.functions}
-    walk = Walk(reader, HANDLERS, functions, declared, adjust)
+    walk = Walk(reader, HANDLERS, functions, declared, adjust, dynamic)
     scope = Scope({}, check.opset_imports(model.opset_import))
     for item in graph.input:
         if item.name in shapes:
@@ -95,6 +106,9 @@ def walked(
             tensor = Tensor(item.name, shapes[item.name], element_type_name(item.type.tensor_type.elem_type, what))
             walk.names.add(item.name)
             scope.names[item.name] = walk.add_tensor(tensor)
+        elif item.name in unknown:
+            walk.names.add(item.name)
+            scope.names[item.name] = walk.add_unknown(item.name, f"input '{item.name}' has no shape of its own")
     walk.add_initializers(graph, scope)
     walk.run(graph.node, scope)
     return walk, scope
@@ -103,7 +117,7 @@ def walked(
 def finished(model: onnx.ModelProto, walk: Walk, scope: Scope, inputs: tuple[str, ...]) -> Graph:
     """The Graph that a walk has written: outputs named, dead operations dropped, parameters told apart."""
     graph = model.graph
-    outputs = tuple(name for item in graph.output for name in _output(item.name, scope))
+    outputs = tuple(name for item in graph.output for name in _output(item, walk, scope))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     converted = Graph(
         graph.name,
@@ -114,16 +128,20 @@ def finished(model: onnx.ModelProto, walk: Walk, scope: Scope, inputs: tuple[str
         outputs,
         warnings=(*walk.reader.warnings(), *walk.warnings),
         metadata=metadata,
+        unknown=walk.unknown,
     )
     converted = live(with_output_names(converted, tuple(item.name for item in graph.output)))
     mark_parameters(converted, walk.origins)
     return converted
 
 
-def _output(name: str, scope: Scope) -> tuple[str, ...]:
-    found = scope.names.get(name)
+def _output(item: onnx.ValueInfoProto, walk: Walk, scope: Scope) -> tuple[str, ...]:
+    """The tensors that a graph output stands for: of a sequence its items, or itself as one value if it is dynamic."""
+    found = scope.names.get(item.name)
     if found is None:
-        raise BadModel(f"graph output '{name}' is produced by no node")
+        raise BadModel(f"graph output '{item.name}' is produced by no node")
+    if walk.dynamic:
+        return (walk.single(found, item.name, ()),)
     return (found,) if isinstance(found, str) else found
 
 
@@ -146,21 +164,24 @@ def with_output_names(graph: Graph, names: tuple[str, ...]) -> Graph:
     outputs = list(graph.outputs)
     if len(names) != len(outputs):
         return graph
-    tensors = dict(graph.tensors)
+    tensors, unknown = dict(graph.tensors), dict(graph.unknown)
     for position, (name, tensor) in enumerate(zip(names, graph.outputs, strict=True)):
         if name == tensor:
             continue
-        if name in tensors and name not in renamed.values():
+        if (name in tensors or name in unknown) and name not in renamed.values():
             continue
         if tensor in fixed or tensor in renamed or tensor in names:
             extra.append(Op(f"{name}/Identity", "Identity", (tensor,), (name,), opset=13))
         else:
             renamed[tensor] = name
-        tensors[name] = replace(tensors[tensor], name=name)
+        if tensor in unknown:
+            unknown[name] = unknown[tensor]
+        else:
+            tensors[name] = replace(tensors[tensor], name=name)
         outputs[position] = name
     ops = tuple(rename(op, renamed) for op in graph.ops) if renamed else graph.ops
     extra = [rename(op, renamed) for op in extra]
-    return replace(graph, ops=(*ops, *extra), outputs=tuple(outputs), tensors=tensors)
+    return replace(graph, ops=(*ops, *extra), outputs=tuple(outputs), tensors=tensors, unknown=unknown)
 
 
 def rename(op: Op, names: Mapping[str, str]) -> Op:
@@ -177,6 +198,7 @@ def rename(op: Op, names: Mapping[str, str]) -> Op:
                 names.get(name, name): replace(tensor, name=names.get(name, name))
                 for name, tensor in body.tensors.items()
             },
+            unknown={names.get(name, name): reason for name, reason in body.unknown.items()},
         )
         for key, body in op.bodies.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from codesign.errors import BadModel, UnsupportedOperator
+from codesign.errors import BadModel, UnboundDimension
 from codesign.frontend.attributes import bound_attributes, dense, plain
 from codesign.frontend.control import CONTROL
 from codesign.frontend.scope import Scope
@@ -67,17 +67,24 @@ def dropout(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
 
 @register(_OWN, "Optional", "OptionalGetElement")
 def optional(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    """An optional that holds something is that thing."""
+    """An optional that holds something is that thing; whether a value of the run does is seen when it runs."""
     if not node.input or not node.input[0]:
-        raise UnsupportedOperator(f"node '{name}' ({node.op_type}): an optional that holds nothing")
-    scope.names[node.output[0]] = scope.meaning(node.input[0], name)
+        if walk.dynamic:
+            return False
+        raise UnboundDimension(f"node '{name}' ({node.op_type}): an optional that holds nothing")
+    held = scope.meaning(node.input[0], name)
+    if held in walk.unknown and node.op_type == "OptionalGetElement":
+        return False
+    scope.names[node.output[0]] = held
     return True
 
 
 @register(_OWN, "OptionalHasElement")
 def has_element(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    held = bool(node.input) and scope.names.get(node.input[0], "") != ""
-    scope.names[node.output[0]] = walk.add_constant(scope.prefix + node.output[0], np.asarray(held))
+    meaning = scope.names.get(node.input[0], "") if node.input else ""
+    if meaning in walk.unknown:
+        return False
+    scope.names[node.output[0]] = walk.add_constant(scope.prefix + node.output[0], np.asarray(meaning != ""))
     return True
 
 

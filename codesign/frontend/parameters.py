@@ -108,7 +108,7 @@ def _score_masks(graph: Graph) -> set[str]:
             weight = graph.weights.get(name)
             if weight is None:
                 waiting.append(name)
-            elif len(graph.tensors[op.outputs[0]].shape) > 2 and (1, 1, 1, *weight.tensor.shape)[-3] == 1:
+            elif op.outputs[0] in graph.tensors and len(graph.tensors[op.outputs[0]].shape) > 2 and (1, 1, 1, *weight.tensor.shape)[-3] == 1:
                 masks.add(name)
     return masks
 

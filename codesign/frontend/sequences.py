@@ -1,17 +1,22 @@
-"""Sequences of tensors, resolved while loading: their lengths are known, so no operation on them is left to run."""
+"""Sequences of tensors, resolved while loading where their lengths are known: no operation on them is left to run.
+
+In a dynamic walk, sequences whose length or positions come from data stay values, and operations on them operations.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 
-from codesign.errors import BadModel, UnsupportedOperator
+from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
 from codesign.frontend.attributes import bound_attributes, plain_attributes
 from codesign.frontend.scope import Scope
 from codesign.frontend.walk import Handler, Walk, as_scalar, register
 from codesign.graph import Op
 
 SEQUENCES: dict[tuple[str, str], Handler] = {}
+MOST_PARTS = 4096
+"""Parts of one SplitToSequence that become operations of their own."""
 
 
 @register(SEQUENCES, "SequenceConstruct", "SequenceEmpty")
@@ -22,17 +27,22 @@ def construct(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool
 
 @register(SEQUENCES, "SequenceAt")
 def at(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    items = _items(node, name, scope)
-    scope.names[node.output[0]] = items[_position(walk, node, 1, name, scope, len(items))]
+    items = _items(walk, node, name, scope)
+    place = None if items is None else _position(walk, node, 1, name, scope, len(items))
+    if items is None or place is None:
+        return False
+    scope.names[node.output[0]] = items[place]
     return True
 
 
 @register(SEQUENCES, "SequenceInsert")
 def insert(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    items = list(_items(node, name, scope))
-    place = len(items)
-    if len(node.input) > 2 and node.input[2]:
-        place = _position(walk, node, 2, name, scope, len(items) + 1)
+    found = _items(walk, node, name, scope)
+    if found is None:
+        return False
+    items, place = list(found), _position(walk, node, 2, name, scope, len(found) + 1, len(found))
+    if place is None:
+        return False
     items.insert(place, scope.tensor(node.input[1], name))
     scope.names[node.output[0]] = tuple(items)
     return True
@@ -40,10 +50,12 @@ def insert(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
 
 @register(SEQUENCES, "SequenceErase")
 def erase(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    items = list(_items(node, name, scope))
-    place = len(items) - 1
-    if len(node.input) > 1 and node.input[1]:
-        place = _position(walk, node, 1, name, scope, len(items))
+    found = _items(walk, node, name, scope)
+    if found is None:
+        return False
+    items, place = list(found), _position(walk, node, 1, name, scope, len(found), len(found) - 1)
+    if place is None:
+        return False
     if not items:
         raise BadModel(f"node '{name}' (SequenceErase): the sequence is empty")
     del items[place]
@@ -53,7 +65,10 @@ def erase(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
 
 @register(SEQUENCES, "SequenceLength")
 def length(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    values = np.asarray(len(_items(node, name, scope)), dtype=np.int64)
+    items = _items(walk, node, name, scope)
+    if items is None:
+        return False
+    values = np.asarray(len(items), dtype=np.int64)
     scope.names[node.output[0]] = walk.add_constant(scope.prefix + node.output[0], values)
     return True
 
@@ -63,6 +78,8 @@ def split(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     """A Split, and a Squeeze of each part where the node asks for parts of length one without their axis."""
     settings = plain_attributes(bound_attributes(node, scope.bindings, name), name)
     source = scope.tensor(node.input[0], name)
+    if source in walk.unknown:
+        return False
     shape = walk.tensors[source].shape
     axis = settings.get("axis", 0)
     if not -len(shape) <= axis < len(shape):
@@ -70,11 +87,15 @@ def split(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     sizes, keep = np.ones(shape[axis], dtype=np.int64), bool(settings.get("keepdims", 1))
     if len(node.input) > 1 and node.input[1]:
         given, keep = walk.constant(scope.tensor(node.input[1], name)), True
+        if given is None and walk.dynamic:
+            return False
         if given is None:
-            raise UnsupportedOperator(f"node '{name}' (SplitToSequence): 'split' is computed by the model")
+            raise UnboundDimension(f"node '{name}' (SplitToSequence): 'split' is computed by the model")
         sizes = given if given.ndim else _parts(shape[axis], int(given), name)
-    if len(sizes) > 4096:
-        raise UnsupportedOperator(f"node '{name}' (SplitToSequence): {len(sizes)} parts are too many")
+    if len(sizes) > MOST_PARTS and walk.dynamic:
+        return False
+    if len(sizes) > MOST_PARTS:
+        raise UnsupportedOperator(f"node '{name}' (SplitToSequence): {len(sizes)} parts are more than {MOST_PARTS}")
     lengths = walk.add_constant(f"{name}/split", np.asarray(sizes, dtype=np.int64))
     outputs = tuple(f"{name}/part_{index}" for index in range(len(sizes)))
     sources = scope.sources or (node.name or name,)
@@ -94,7 +115,9 @@ def split(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
 def concat(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     """A Concat, of items with a new axis where the node stacks them."""
     settings = plain_attributes(bound_attributes(node, scope.bindings, name), name)
-    items = _items(node, name, scope)
+    items = _items(walk, node, name, scope)
+    if items is None or not items:
+        return False
     sources = scope.sources or (node.name or name,)
     axis = settings.get("axis", 0)
     if settings.get("new_axis", 0):
@@ -124,17 +147,27 @@ def stacked(walk: Walk, items: tuple[str, ...], axis: int, name: str, sources: t
     )
 
 
-def _items(node: onnx.NodeProto, name: str, scope: Scope) -> tuple[str, ...]:
+def _items(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> tuple[str, ...] | None:
+    """The items of the sequence that a node reads; None when it is known only when the graph runs."""
     found = scope.meaning(node.input[0], name) if node.input else None
+    if isinstance(found, str) and found in walk.unknown:
+        return None
     if not isinstance(found, tuple):
         raise BadModel(f"node '{name}' ({node.op_type}): its input is not a sequence")
     return found
 
 
-def _position(walk: Walk, node: onnx.NodeProto, index: int, name: str, scope: Scope, size: int) -> int:
+def _position(
+    walk: Walk, node: onnx.NodeProto, index: int, name: str, scope: Scope, size: int, default: int | None = None
+) -> int | None:
+    """The position that input `index` gives, `default` when it is absent; None when it is known only at run time."""
+    if default is not None and (len(node.input) <= index or not node.input[index]):
+        return default
     place = as_scalar(walk.constant(scope.tensor(node.input[index], name)))
     if place is None:
-        raise UnsupportedOperator(f"node '{name}' ({node.op_type}): the position is computed by the model")
+        if walk.dynamic:
+            return None
+        raise UnboundDimension(f"node '{name}' ({node.op_type}): the position is computed by the model")
     if not -size <= place < size:
         raise BadModel(f"node '{name}' ({node.op_type}): position {place} is outside a sequence of {size}")
     return int(place) % size

@@ -26,9 +26,16 @@ class Dimensions:
     """Sizes of symbolic dimensions by name. Exporters also write expressions (`past + 1`): they follow from names."""
 
     def __init__(
-        self, inputs: Iterable[onnx.ValueInfoProto], others: Iterable[str], bind: Mapping[str, int], batch: int | None
+        self,
+        inputs: Iterable[onnx.ValueInfoProto],
+        others: Iterable[str],
+        bind: Mapping[str, int],
+        batch: int | None,
+        given: Mapping[str, tuple[int, ...]],
     ) -> None:
-        """`others` names dimensions that occur only inside the graph: they may be bound but get no default."""
+        """`others` names dimensions that occur only inside the graph: they may be bound but get no default. `given`
+        holds whole shapes of inputs, by name."""
+        inputs = list(inputs)
         shapes = [(item.name, item.type.tensor_type.shape.dim) for item in inputs]
         leading = {_label(name, 0, dims[0]) for name, dims in shapes if len(dims)} - {""}
         labels = [_label(name, axis, dim) for name, dims in shapes for axis, dim in enumerate(dims)]
@@ -36,6 +43,9 @@ class Dimensions:
         self.sizes: dict[str, int] = {}
         self.warnings: list[str] = []
         self.batch_is_symbolic = bool(leading)
+        self._given = dict(given)
+        for item in inputs:
+            self._bind_shape(item)
         self._bind(bind, {*symbols, *labels, *others} - {""})
         if batch is not None:
             self.sizes.update({label: batch for label in leading if label not in self.sizes})
@@ -44,6 +54,21 @@ class Dimensions:
         if defaults:
             named = ", ".join(f"'{name}'" for name in defaults)
             self.warnings.append(f"symbolic dimensions {named} are taken as 1; bind them to other sizes by name")
+
+    def _bind_shape(self, item: onnx.ValueInfoProto) -> None:
+        """The sizes that the shape given for an input gives its dimensions. Raises BadParameter when it cannot be."""
+        given, dims = self._given.get(item.name), item.type.tensor_type.shape.dim
+        if given is None or not has_shape(item):
+            return
+        for axis, dim in enumerate(dims if len(dims) == len(given) else ()):
+            if not dim.HasField("dim_value"):
+                self.sizes.setdefault(_label(item.name, axis, dim), int(given[axis]))
+        fits = len(dims) == len(given) and all(
+            self.size_of(dim, _label(item.name, axis, dim)) in (None, given[axis]) for axis, dim in enumerate(dims)
+        )
+        if not fits:
+            stated = ", ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param for dim in dims)
+            raise BadParameter(f"input '{item.name}' has shape {list(given)}; the model states [{stated}]")
 
     def _bind(self, bind: Mapping[str, int], known: set[str]) -> None:
         for name, size in bind.items():
@@ -57,7 +82,9 @@ class Dimensions:
     def shape(self, value: onnx.ValueInfoProto) -> tuple[int, ...]:
         """The shape of an input. Raises UnboundDimension when it has none or an expression cannot be worked out."""
         tensor = value.type.tensor_type
-        if not tensor.HasField("shape"):
+        if value.name in self._given:
+            return checked_shape(self._given[value.name], f"input '{value.name}'")
+        if not has_shape(value):
             raise UnboundDimension(f"input '{value.name}' has no shape, not even a number of dimensions")
         dims = []
         for axis, dim in enumerate(tensor.shape.dim):
@@ -77,6 +104,11 @@ class Dimensions:
         if label in self.sizes:
             return self.sizes[label]
         return _evaluate(label, self.sizes)
+
+
+def has_shape(value: onnx.ValueInfoProto) -> bool:
+    """True when a tensor's rank is stated; neither that of a tensor without shape nor of a sequence is."""
+    return value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
 
 
 def _label(input_name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> str:

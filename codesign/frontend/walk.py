@@ -1,4 +1,7 @@
-"""The walk over the nodes that writes the Graph: one pass in topological order, shapes and constants known."""
+"""The walk over the nodes that writes the Graph: one pass in topological order, shapes and constants known.
+
+A `dynamic` walk goes on where a shape depends on data: what follows is unknown until the graph runs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import onnx
 
 from codesign.dtypes import dtype, name_of
-from codesign.errors import BadModel, UnsupportedOperator
+from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
 from codesign.frontend import check, fold
 from codesign.frontend.attributes import bound_attributes, dense, plain_attributes
 from codesign.frontend.external import WeightReader
@@ -18,30 +21,37 @@ from codesign.frontend.functions import standard_function
 from codesign.frontend.infer import implemented, infer_outputs
 from codesign.frontend.scope import Meaning, Scope
 from codesign.graph import Op, Tensor, Weight
-from codesign.ops.base import Array, ShapeAndType, Value
+from codesign.ops.base import Array, ShapeAndType, Value, find
 
 Handler = Callable[["Walk", onnx.NodeProto, str, Scope], bool]
 """Deals with a node that is more than one operation. Returns False when it is an ordinary operation after all."""
 Adjust = Callable[["Walk", Op], Op]
 """Changes an operation before its shapes are inferred."""
+SEQUENCE_READERS = frozenset(
+    ("SequenceAt", "SequenceInsert", "SequenceErase", "SequenceLength", "ConcatFromSequence", "SequenceMap", "Identity",
+     "Optional", "OptionalGetElement", "OptionalHasElement")
+)  # fmt: skip
+"""Operators that take a sequence as one value."""
 MOST_OPERATIONS = 200_000
 """Operations of one graph; unrolled loops and nested functions could ask for any number."""
 
 
 @dataclass
 class Walk:
-    """What is known so far. `declared` holds shapes the model states, `functions` its own operators,
-    `adjust` serves re-batching."""
+    """What is known so far. `declared` holds shapes the model states, `functions` its own operators, `unknown` why the
+    shape of a value is not known; `adjust` serves re-batching."""
 
     reader: WeightReader
     handlers: Mapping[tuple[str, str], Handler]
     functions: Mapping[tuple[str, str, str], onnx.FunctionProto] = field(default_factory=dict)
     declared: Mapping[str, ShapeAndType] = field(default_factory=dict)
     adjust: Adjust | None = None
+    dynamic: bool = False
     ops: list[Op] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
     origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
@@ -52,6 +62,11 @@ class Walk:
         self.tensors[tensor.name] = tensor
         self.values[tensor.name] = Value(tensor.shape, tensor.dtype)
         return tensor.name
+
+    def add_unknown(self, name: str, reason: str) -> str:
+        """Register a value whose shape, or number of items, is known only when the graph runs."""
+        self.unknown[name] = reason
+        return name
 
     def add_weight(self, weight: Weight, origins: Iterable[str] = ()) -> str:
         """Register a constant. `origins` names the stored weights it was derived from."""
@@ -69,7 +84,8 @@ class Walk:
 
     def constant(self, name: str) -> Array | None:
         """The values of a tensor when they are known and small; None otherwise, and for the absent input ""."""
-        return self.values[name].constant if name else None
+        found = self.values.get(name)
+        return found.constant if found is not None else None
 
     def unique(self, name: str) -> str:
         """`name`, or with a number when it is taken; taken from now on."""
@@ -135,7 +151,7 @@ class Walk:
         return Op(
             name,
             node.op_type,
-            tuple(scope.tensor(item, name) for item in node.input),
+            tuple(self.operand(item, node, name, scope) for item in node.input),
             tuple(scope.prefix + item if item else "" for item in node.output),
             plain_attributes(attributes, what),
             domain,
@@ -147,8 +163,16 @@ class Walk:
         """Infer, fold and record one operation; its outputs become known in `scope`. Returns their names."""
         if self.adjust is not None:
             op = self.adjust(self, op)
+        reason = next((self.unknown[name] for name in op.inputs if name in self.unknown), None)
+        if reason is not None:
+            return self._emit_unknown(op, reason, node, scope)
         inputs = [self.values[name] if name else None for name in op.inputs]
-        found = infer_outputs(op, inputs, node, self.declared)
+        try:
+            found = infer_outputs(op, inputs, node, self.declared)
+        except UnboundDimension as error:
+            if not self.dynamic:
+                raise
+            return self._emit_unknown(op, str(error), node, scope)
         if len(found) < len(op.outputs) and any(op.outputs[len(found) :]):
             raise BadModel(f"node '{op.name}' ({op.kind}) has {len(op.outputs)} outputs, the operator {len(found)}")
         named = tuple(self.unique(name) if name else "" for name in op.outputs)
@@ -166,11 +190,33 @@ class Walk:
                 self.add_tensor(tensor)
         if folded is None:
             self.ops.append(op)
-        if scope is not None and node is not None:
-            for local, name in zip(node.output, named, strict=True):
-                if local:
-                    scope.names[local] = name
+        _name_outputs(node, named, scope)
         return named
+
+    def _emit_unknown(
+        self, op: Op, reason: str, node: onnx.NodeProto | None, scope: Scope | None
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Record an operation whose results have shapes that are known only when it runs."""
+        find(op)
+        named = tuple(self.add_unknown(self.unique(name), reason) if name else "" for name in op.outputs)
+        self.ops.append(replace(op, outputs=named))
+        _name_outputs(node, named, scope)
+        return named
+
+    def operand(self, local: str, node: onnx.NodeProto, name: str, scope: Scope) -> str:
+        """The value that an input of `node` stands for; a sequence becomes one where its operator takes one."""
+        if local and node.op_type in SEQUENCE_READERS and isinstance(meaning := scope.meaning(local, name), tuple):
+            return self.sequence(meaning, f"{name}/sequence", scope.sources or (node.name or name,))
+        return scope.tensor(local, name)
+
+    def sequence(self, items: tuple[str, ...], name: str, sources: tuple[str, ...]) -> str:
+        """A sequence as one value of the graph. Raises UnboundDimension in a walk that is not dynamic."""
+        unique = self.unique(f"{name}/SequenceConstruct")
+        return self.emit(Op(unique, "SequenceConstruct", items, (f"{unique}/sequence",), {}, "", 11, sources))[0]
+
+    def single(self, meaning: Meaning, name: str, sources: tuple[str, ...]) -> str:
+        """The value that `meaning` stands for, a sequence as one value."""
+        return meaning if isinstance(meaning, str) else self.sequence(meaning, name, sources)
 
     def _origins(self, op: Op) -> list[str]:
         return [origin for name in op.inputs if name for origin in (self.origins.get(name) or (name,))]
@@ -203,6 +249,11 @@ class Walk:
         self.add_initializers(graph, scope)
         self.run(graph.node, scope)
         return [scope.meaning(item.name, scope.prefix) for item in graph.output]
+
+
+def _name_outputs(node: onnx.NodeProto | None, named: Sequence[str], scope: Scope | None) -> None:
+    if scope is not None and node is not None:
+        scope.names.update({local: name for local, name in zip(node.output, named, strict=True) if local})
 
 
 def register(table: dict[tuple[str, str], Handler], *kinds: str, domain: str = "") -> Callable[[Handler], Handler]:

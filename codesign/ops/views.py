@@ -37,7 +37,10 @@ class View(Operator):
 
 @operator("Identity")
 class Identity(View):
-    """The input itself."""
+    """The input itself, be it a tensor, a sequence or an absent optional."""
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        return list(inputs[:1])  # type: ignore[arg-type]
 
 
 @operator("Reshape")
