@@ -50,10 +50,10 @@ SeedWeightsOption = Annotated[
 ]
 
 
-def _load(model: str, batch: int | None, bind: list[str] | None) -> Graph:
+def _load(model: str, batch: int | None, bind: list[str] | None, **how: Any) -> Graph:
     from codesign.model import load
 
-    return load(model, batch=batch, bind=_sizes(bind))
+    return load(model, batch=batch, bind=_sizes(bind), **how)
 
 
 def _sizes(bind: list[str] | None) -> dict[str, int]:
@@ -189,17 +189,19 @@ def execute(
     batch: BatchOption = None,
     bind: BindOption = None,
 ) -> None:
-    """Run a model's numbers on this machine and write its outputs."""
+    """Run a model's numbers on this machine and write its outputs. Symbolic dimensions follow the inputs given."""
     from codesign.executor import Executor, random_inputs
-    from codesign.study.arrays import read_arrays, write_arrays
+    from codesign.study.arrays import flattened, read_arrays, write_arrays
     from codesign.transforms import optimise
 
     if (inputs is None) == (seed_inputs is None):
         raise BadParameter("execute needs either --inputs FILE.npz or --seed-inputs N")
     _check_writable(outputs)
-    graph = _load(model, batch, bind)
-    feeds = read_arrays(inputs) if inputs is not None else random_inputs(graph, seed_inputs or 0)
-    results = Executor(optimise(graph), seed_weights=seed_weights).run(feeds)
+    given = read_arrays(inputs) if inputs is not None else {}
+    shapes = {name: array.shape for name, array in given.items()}
+    graph = _load(model, batch, bind, shapes=shapes, dynamic=True)
+    feeds = given if inputs is not None else random_inputs(graph, seed_inputs or 0)
+    results = flattened(Executor(optimise(graph), seed_weights=seed_weights).run(feeds))
     write_arrays(outputs, results)
     for name, values in results.items():
         typer.echo(f"{name}: {values.dtype} {list(values.shape)}")

@@ -164,15 +164,10 @@ class Graph:
         )
 
     def check_known(self) -> None:
-        """Raises UnboundDimension, naming the operation at fault, when some shape is not known before the graph runs."""
-        for op in self.ops:
-            for name in op.outputs:
-                if name in self.unknown:
-                    raise UnboundDimension(f"{self.source or self.name}: {self.unknown[name]}")
-            for body in op.bodies.values():
-                body.check_known()
-        for name, reason in self.unknown.items():
-            raise UnboundDimension(f"{self.source or self.name}: {reason}")
+        """Raises UnboundDimension, naming the first operation at fault, when a shape is not known before a run."""
+        for graph in (self, *(body for op in self.ops for body in op.bodies.values())):
+            for reason in graph.unknown.values():
+                raise UnboundDimension(f"{self.source or self.name}: {reason}")
 
     def producers(self) -> dict[str, Op]:
         """The operation that writes each tensor."""

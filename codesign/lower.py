@@ -22,7 +22,11 @@ def lower(graph: Graph, dtype: str | None = None) -> tuple[Work, ...]:
 
 
 def values_of(graph: Graph, dtype: str | None = None) -> dict[str, Value]:
-    """What is known of each tensor of the graph, floating types replaced by `dtype` when it is given."""
+    """What is known of each tensor of the graph, floating types replaced by `dtype` when it is given.
+
+    Raises UnboundDimension for a graph with shapes that only a run tells.
+    """
+    graph.check_known()
     target = element_type(dtype).name if dtype is not None else None
     values = {}
     for name, tensor in graph.tensors.items():

@@ -21,9 +21,9 @@ def load(
     """The model as a Graph with every dimension known.
 
     `model` is the path of an ONNX file or `zoo:NAME`. `batch` sets the leading dimension of its inputs, `bind` the
-    sizes of symbolic dimensions (a sequence length, a cache length), `shapes` those of whole inputs of a file by name. A
-    `dynamic` graph is for execution: values whose shape comes from data stay unknown in it. Raises BadModel, naming file, node and reason,
-    or BadParameter for an unknown network or dimension.
+    sizes of symbolic dimensions (a sequence length, a cache length), `shapes` those of whole inputs of a file by name.
+    A `dynamic` graph is for execution: values whose shape comes from data stay unknown in it. Raises BadModel, naming
+    file, node and reason, or BadParameter for an unknown network or dimension.
     """
     text = str(model)
     if not text.startswith(ZOO):

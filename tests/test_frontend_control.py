@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from codesign.errors import UnsupportedOperator
+from codesign.errors import UnboundDimension
 from codesign.executor import Executor
 from codesign.frontend import from_proto
 from codesign.graph import Graph
@@ -137,7 +137,7 @@ def test_a_loop_whose_trips_depend_on_data_is_refused() -> None:
         helper.make_node("ReduceMax", ["i"], ["trips"], keepdims=0),
         helper.make_node("Loop", ["trips", "", "x"], ["last", "all"], name="loop", body=loop_body()),
     ]
-    with pytest.raises(UnsupportedOperator, match=r"'loop'.*trips depends on data"):
+    with pytest.raises(UnboundDimension, match=r"'loop'.*trips depends on data"):
         from_proto(model_of(nodes, {"x": [3]}, ["last", "all"]))
 
 

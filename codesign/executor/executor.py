@@ -12,6 +12,7 @@ from codesign.errors import BadModel, CodesignError, DoesNotFit
 from codesign.executor.bodies import lend
 from codesign.executor.epilogue import follow
 from codesign.executor.inputs import checked_inputs
+from codesign.executor.values import described, owned
 from codesign.executor.weights import CACHE_BYTES, WeightStore
 from codesign.graph import Graph, Op
 from codesign.memory import last_uses
@@ -76,17 +77,14 @@ class Executor:
     def run(self, inputs: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Array]:
         """Outputs by name, of the shapes and types the graph states, for inputs by name.
 
+        A sequence is a list of arrays, an optional that holds nothing None, in and out and wherever they are observed.
         `observe` is called with each operation and its outputs (epilogue applied) before any of them is freed.
         Raises BadParameter for a missing, unknown or ill-shaped input, BadModel naming the node that fails, and
         DoesNotFit when memory runs out.
         """
         arrays = checked_inputs(self.graph, inputs)
         outputs = self._run(dict(arrays), observe)
-        foreign = [*arrays.values(), *self._weights.kept()]
-        return {
-            name: array.copy() if any(np.may_share_memory(array, other) for other in foreign) else array
-            for name, array in outputs.items()
-        }
+        return owned(outputs, [*arrays.values(), *self._weights.kept()])
 
     def steps(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Op, list[Array]]]:
         """Run one operation at each turn and yield it with its outputs, so that executors can walk side by side.
@@ -130,7 +128,7 @@ class Executor:
         except MemoryError as error:
             raise DoesNotFit(f"node '{op.name}' ({op.kind}): not enough memory for its result: {error}") from error
         except Exception as error:
-            shapes = ", ".join("none" if array is None else f"{array.dtype}{list(array.shape)}" for array in inputs)
+            shapes = ", ".join(map(described, inputs))
             raise BadModel(f"node '{op.name}' ({op.kind}): cannot compute for inputs {shapes}: {error}") from error
 
     def _run_body(

@@ -20,7 +20,10 @@ _KEEPS_VALUES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten
 
 
 def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """The inputs as arrays (lists of them for sequences). Raises BadParameter naming the input that is missing, unknown or ill-shaped or -typed."""
+    """The inputs as arrays, lists of them for sequences.
+
+    Raises BadParameter naming the input that is missing, unknown or ill-shaped or -typed.
+    """
     for name in inputs:
         if name not in graph.inputs:
             raise BadParameter(

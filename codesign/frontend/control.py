@@ -15,6 +15,7 @@ from codesign.errors import BadModel, UnboundDimension
 from codesign.frontend.attributes import bound_attributes, plain_attributes, subgraphs
 from codesign.frontend.scope import Meaning, Scope
 from codesign.frontend.sequences import stacked
+from codesign.frontend.types import ELEMENT_TYPES
 from codesign.frontend.walk import Handler, Walk, as_scalar, register
 from codesign.graph import Graph, Op, Tensor
 
@@ -176,7 +177,7 @@ def _keep_if(
     found = [[_known(graph, item) for item in graph.outputs] for graph in graphs.values()]
     if any(len(each) != len(node.output) for each in found):
         raise BadModel(f"node '{name}' (If): branches do not give its {len(node.output)} outputs")
-    results = []
+    results: list[Result] = []
     for output, options in zip(node.output, zip(*found, strict=True), strict=True):
         tensors = [option for option in options if isinstance(option, Tensor)]
         differ = len({(tensor.shape, tensor.dtype) for tensor in tensors}) > 1
@@ -230,7 +231,7 @@ def _keep_loop(
             tensor = f"node '{name}' (Loop): the number of trips depends on data"
         results.append(tensor)
     inputs = (scope.tensor(node.input[0], name), scope.tensor(node.input[1], name), *given)
-    attributes = {} if trips is None else {"trip_count": trips}
+    attributes = {**_stated_results(body, walk), **({} if trips is None else {"trip_count": trips})}
     _record(walk, node, name, scope, inputs, attributes, {"body": graph}, results)
 
 
@@ -268,9 +269,22 @@ def _keep_unknown_scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope
     if not walk.dynamic:
         raise UnboundDimension(f"{reason}; convert the model to opset 9" if scope.imports.get("", 0) < 9 else reason)
     what = f"node '{name}' (Scan)"
-    attributes = plain_attributes(bound_attributes(node, scope.bindings, what), what)
+    attributes = plain_attributes(bound_attributes(node, scope.bindings, what), what) | _stated_results(body, walk)
     graph = _body_graph(walk, name, "body", body, scope, [reason] * len(body.input))
     _record(walk, node, name, scope, inputs, attributes, {"body": graph}, [reason] * len(node.output))
+
+
+def _stated_results(body: onnx.GraphProto, walk: Walk) -> dict[str, Any]:
+    """What the model states of the outputs of a body, for when no trip tells: an extent that it does not state is 0."""
+    if not walk.dynamic:
+        return {}
+    types = [item.type.tensor_type for item in body.output]
+    return {
+        "stated_results": tuple(
+            (tuple(dim.dim_value for dim in tensor.shape.dim), ELEMENT_TYPES.get(tensor.elem_type, "float32"))
+            for tensor in types
+        )
+    }
 
 
 def _known(place: Walk | Graph, name: str) -> Result:
@@ -285,9 +299,7 @@ def _change(walk: Walk, name: str, kind: str, before: Result, after: Result) -> 
         return None
     if isinstance(after, str):
         return after
-    reason = (
-        f"node '{name}' ({kind}): a carried value changes from shape {list(before.shape)} to {list(after.shape)}"
-    )
+    reason = f"node '{name}' ({kind}): a carried value changes from shape {list(before.shape)} to {list(after.shape)}"
     if not walk.dynamic:
         raise UnboundDimension(reason)
     return reason
@@ -309,7 +321,7 @@ def _record(
         if output and isinstance(found, Tensor):
             walk.add_tensor(Tensor(output, found.shape, found.dtype))
         elif output:
-            walk.add_unknown(output, found)
+            walk.add_unknown(output, str(found))
     walk.ops.append(
         Op(
             name, node.op_type, inputs, tuple(outputs), attributes, "", scope.imports.get("", 0),

@@ -77,7 +77,8 @@ def rebatched(
     that has the old batch written into it."""
     adjust = Rebatch(base, _leading(shapes), batch)
     try:
-        walk, scope = walked(model, WeightReader(folder), adjust.input_shapes(shapes), {}, adjust, base.unknown, base.dynamic)
+        new = adjust.input_shapes(shapes)
+        walk, scope = walked(model, WeightReader(folder), new, {}, adjust, base.unknown, base.dynamic)
     except BadModel as error:
         if "cannot change the batch" in str(error):
             raise

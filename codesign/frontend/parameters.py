@@ -108,9 +108,13 @@ def _score_masks(graph: Graph) -> set[str]:
             weight = graph.weights.get(name)
             if weight is None:
                 waiting.append(name)
-            elif op.outputs[0] in graph.tensors and len(graph.tensors[op.outputs[0]].shape) > 2 and (1, 1, 1, *weight.tensor.shape)[-3] == 1:
+            elif _rank(graph, op.outputs[0]) > 2 and (1, 1, 1, *weight.tensor.shape)[-3] == 1:
                 masks.add(name)
     return masks
+
+
+def _rank(graph: Graph, name: str) -> int:
+    return len(graph.tensors[name].shape) if name in graph.tensors else 0
 
 
 def _learned(weight: Weight, op: Op) -> bool:

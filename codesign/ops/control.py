@@ -28,9 +28,13 @@ def _body(op: Op, name: str) -> Graph:
     return op.bodies[name]
 
 
-def _result(body: Graph, index: int) -> ShapeAndType:
-    tensor = body.tensors[body.outputs[index]]
-    return tensor.shape, tensor.dtype
+def _result(op: Op, body: Graph, index: int) -> ShapeAndType:
+    """Shape and type of output `index` of a body; what the model states of it where they depend on data."""
+    tensor = body.tensors.get(body.outputs[index])
+    if tensor is not None:
+        return tensor.shape, tensor.dtype
+    shape, kind = op.attributes["stated_results"][index]
+    return shape, kind
 
 
 def _element_type(body: Graph, names: Sequence[str], outputs: Sequence[Value]) -> str | None:
@@ -128,9 +132,9 @@ class Loop(Operator):
         body = _body(op, "body")
         carried = [required(op, inputs, index, "v_initial") for index in range(2, len(inputs))]
         for index, value in enumerate(carried):
-            if _result(body, 1 + index)[0] != value.shape:
+            if _result(op, body, 1 + index)[0] != value.shape:
                 raise bad(op, f"carried value {index} changes its shape {list(value.shape)} from trip to trip")
-        scanned = [_result(body, index) for index in range(1 + len(carried), len(body.outputs))]
+        scanned = [_result(op, body, index) for index in range(1 + len(carried), len(body.outputs))]
         trips = self._trips(op, inputs) if scanned else 0
         return [
             *((value.shape, value.dtype) for value in carried),
@@ -152,7 +156,10 @@ class Loop(Operator):
                 items.append(result)
             trip, alive = trip + 1, bool(going.item())
         first = 1 + len(states)
-        return [*states, *(_stacked(op, items, _result(body, first + index)) for index, items in enumerate(scanned))]
+        return [
+            *states,
+            *(_stacked(op, items, _result(op, body, first + index)) for index, items in enumerate(scanned)),
+        ]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         return _steps_work(op, _body(op, "body"), inputs, outputs, self._trips(op, inputs), 1)
@@ -189,7 +196,7 @@ class ScanOperator(Operator):
             results.append((value.shape, value.dtype))
         axes = self._per_output(op, "scan_output_axes", len(body.outputs) - states)
         for index, axis in enumerate(axes, start=states):
-            shape, kind = _result(body, index)
+            shape, kind = _result(op, body, index)
             place = normal_axis(op, axis, len(shape) + 1)
             results.append(((*shape[:place], trips, *shape[place:]), kind))
         return results
@@ -214,7 +221,7 @@ class ScanOperator(Operator):
         return [
             *states,
             *(
-                _stacked(op, items, _result(body, count + index), places[index], bool(reverse[index]))
+                _stacked(op, items, _result(op, body, count + index), places[index], bool(reverse[index]))
                 for index, items in enumerate(scanned)
             ),
         ]

@@ -29,6 +29,17 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise BadParameter(f"inputs {path}: not an .npz file of arrays ({' '.join(str(error).split())})") from error
 
 
+def flattened(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Results of a run as arrays: the items of a sequence by name and number, without optionals that hold nothing."""
+    arrays: dict[str, Array] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            arrays |= flattened({f"{name}.{number}": item for number, item in enumerate(value)})
+        elif value is not None:
+            arrays[name] = value
+    return arrays
+
+
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays by name to `path`, whatever its suffix; types that the format lacks (bfloat16) as float32.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from codesign.graph import Graph
+from codesign.transforms.known_part import joined, known_part
 
 Transform = Callable[[Graph], Graph]
 
@@ -60,10 +61,21 @@ def optimise(graph: Graph) -> Graph:
     """The graph after all of PIPELINE, and that of each body of control flow alike.
 
     Graph inputs, outputs and their names stay, values agree to rounding, and every operation names the ONNX nodes it
-    came from.
+    came from. Of a graph with unknown shapes, what follows the first of them stays as it is.
     """
+    if graph.unknown:
+        known, others = known_part(graph)
+        return _optimised_bodies(joined(graph, _transformed(known), others))
+    return _optimised_bodies(_transformed(graph))
+
+
+def _transformed(graph: Graph) -> Graph:
     for transform in PIPELINE:
         graph = transform(graph)
+    return graph
+
+
+def _optimised_bodies(graph: Graph) -> Graph:
     if not any(op.bodies for op in graph.ops):
         return graph
     ops = tuple(
