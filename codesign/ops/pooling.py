@@ -112,16 +112,31 @@ def max_pool_indices(values: Array, found: Window, counts: Sequence[int], column
 
 def average_pool(values: Array, found: Window, counts: Sequence[int], count_padding: bool) -> Array:
     """The mean under each window, over the input's elements alone or with the padding's zeros."""
-    result = _folded(np.add, _covered(values, found, counts, 0), found, counts)
+    sums = _folded(np.add, _covered(values, found, counts, 0), found, counts)
+    return np.asarray(sums / _averaged(found, counts, values.shape[2:], count_padding).astype(values.dtype))
+
+
+def average_pool_in_order(values: Array, found: Window, counts: Sequence[int], count_padding: bool) -> Array:
+    """`average_pool` whose sums run over the kernel's elements in row-major order, as plain loops round them."""
+    covered, rank = _covered(values, found, counts, 0), len(counts)
+    places = [_tap(found, counts, offsets, range(rank), rank) for offsets in np.ndindex(*found.kernel)]
+    sums = covered[places[0]].copy()
+    for place in places[1:]:
+        sums += covered[place]
+    return np.asarray(sums / _averaged(found, counts, values.shape[2:], count_padding).astype(values.dtype))
+
+
+def _averaged(found: Window, counts: Sequence[int], spatial: Sequence[int], count_padding: bool) -> Array:
+    """How many elements each mean is taken over; broadcasts to the result."""
+    total = np.ones((1,) * len(counts), np.int64)
     for axis, count in enumerate(counts):
         start = np.arange(count)[:, None] * found.stride[axis] + np.arange(found.kernel[axis]) * found.dilation[axis]
-        low, high = found.before[axis], found.before[axis] + values.shape[2 + axis]
+        low, high = found.before[axis], found.before[axis] + spatial[axis]
         if count_padding:
             low, high = 0, high + found.after[axis]
         inside = ((start >= low) & (start < high)).sum(axis=1)
-        inside = inside.reshape([-1 if place == axis else 1 for place in range(len(counts))])
-        result = result / inside.astype(values.dtype)
-    return result
+        total = total * inside.reshape([-1 if place == axis else 1 for place in range(len(counts))])
+    return total
 
 
 def lp_pool(values: Array, found: Window, counts: Sequence[int], p: int) -> Array:

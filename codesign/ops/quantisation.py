@@ -28,13 +28,18 @@ def integer_limits(name: str) -> tuple[int, int]:
 
 
 def saturated(values: Array, zero: Array | int, target: str) -> Array:
-    """`values` (already divided by the scale) rounded to even, moved by `zero` and limited to the type `target`."""
+    """`values` (already divided by the scale) rounded to even, moved by `zero` and limited to the type `target`.
+
+    What is not a number becomes the smallest integer, as with x86's maximum instructions.
+    """
     if dtype(target).is_float:
         return convert(values + widened(np.asarray(zero)), target)
     low, high = integer_limits(target)
     shifted = np.asarray(np.rint(values))
     shifted += widened(np.asarray(zero)).astype(shifted.dtype)
-    return np.clip(shifted, low, high, out=shifted).astype(np.int32).astype(numpy_dtype(target))
+    np.fmax(shifted, shifted.dtype.type(low), out=shifted)
+    np.minimum(shifted, shifted.dtype.type(high), out=shifted)
+    return shifted.astype(np.int32).astype(numpy_dtype(target))
 
 
 def spread(op: Op, vector: Array, shape: tuple[int, ...]) -> Array:

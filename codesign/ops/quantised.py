@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from codesign.dtypes import name_of
 from codesign.graph import Op
-from codesign.ops.arguments import bad, optional, required, widened
-from codesign.ops.base import Array, Operator, ShapeAndType, Value, broadcast, operator
+from codesign.ops.arguments import optional, required, widened
+from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.contraction import matmul_shape, matmul_work
 from codesign.ops.convolution import convolution_shape, convolution_window, convolution_work
-from codesign.ops.costs import map_work
-from codesign.ops.quantisation import DEQUANTISE_FLOPS, QUANTISE_FLOPS, quantised_to_range, saturated
+from codesign.ops.quantisation import QUANTISE_FLOPS, quantised_to_range, saturated
 from codesign.work import Work
 
 
@@ -107,6 +106,7 @@ class QLinearMatMul(Operator):
         return replace(product, epilogue_flops=int(QUANTISE_FLOPS) * outputs[0].elements)
 
 
+@operator("QLinearConv", domain="com.microsoft")
 @operator("QLinearConv")
 class QLinearConv(Operator):
     """Inputs: x, its scale and zero point, w, its scale and zero point, the result's scale and zero point, bias."""
@@ -131,34 +131,6 @@ class QLinearConv(Operator):
         product = convolution_work(op, inputs, outputs, 0, 3)
         each = int(QUANTISE_FLOPS) + (optional(inputs, 8) is not None)
         return replace(product, epilogue_flops=each * outputs[0].elements)
-
-
-_BINARY: dict[str, Callable[[Array, Array], Array]] = {"QLinearAdd": np.add, "QLinearMul": np.multiply}
-
-
-@operator(*_BINARY, domain="com.microsoft")
-class QLinearBinary(Operator):
-    """A sum or product of quantised values. Inputs: a, scale, zero point, b, scale, zero point, scale, zero point."""
-
-    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
-        left, right = required(op, inputs, 0, "A"), required(op, inputs, 3, "B")
-        try:
-            return [(broadcast(left.shape, right.shape), left.dtype)]
-        except ValueError:
-            raise bad(op, f"shapes {list(left.shape)} and {list(right.shape)} do not broadcast") from None
-
-    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
-        real = []
-        for index in (0, 3):
-            values, scale = required(op, inputs, index, "values"), required(op, inputs, index + 1, "scale")
-            real.append(_centred(values, optional(inputs, index + 2), False).astype(np.float32) * scale)
-        target = name_of(required(op, inputs, 0, "A").dtype)
-        zero = optional(inputs, 7)
-        result = _BINARY[op.kind](*real) / required(op, inputs, 6, "C_scale")
-        return [saturated(result, 0 if zero is None else zero, target)]
-
-    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        return map_work(op, inputs, outputs, 2 * DEQUANTISE_FLOPS + 1 + QUANTISE_FLOPS)
 
 
 @operator("MatMulIntegerToFloat", domain="com.microsoft")
