@@ -13,6 +13,7 @@ from codesign.ops.arguments import optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.contraction import matmul_shape, matmul_work
 from codesign.ops.convolution import convolution_shape, convolution_window, convolution_work
+from codesign.ops.layout import channels_first_value, computed_channels_first, own_shape
 from codesign.ops.quantisation import QUANTISE_FLOPS, quantised_to_range, saturated
 from codesign.work import Work
 
@@ -31,7 +32,10 @@ def _centred(values: Array, zero: Array | None, rows: bool) -> Array:
 def integer_product(left: Array, right: Array, left_zero: Array | None, right_zero: Array | None) -> Array:
     """The int32 matrix product of quantised matrices, zero points taken off."""
     from codesign.executor.kernels.integer import exactly
+    from codesign.executor.kernels.saturating import pairs_saturate, saturating_product
 
+    if pairs_saturate(left, right):
+        return saturating_product(left, right, left_zero, right_zero)
     first, second = _centred(left, left_zero, True), _centred(right, right_zero, False)
     return exactly(np.matmul, first, second, left.shape[-1])
 
@@ -42,8 +46,14 @@ def integer_convolution(
     """The int32 convolution of quantised arrays, zero points taken off before the padding with zeros."""
     from codesign.executor.kernels.convolution import convolve
     from codesign.executor.kernels.integer import exactly
+    from codesign.executor.kernels.saturating import pairs_saturate, saturating_convolution
 
     found, groups = convolution_window(op, image.shape, weights.shape)
+    depthwise = groups == image.shape[1] == weights.shape[0]
+    if pairs_saturate(image, weights) and not depthwise and (weight_zero is None or not weight_zero.any()):
+        return saturating_convolution(
+            image, weights, np.zeros((), image.dtype) if image_zero is None else image_zero, found, groups
+        )
     per_filter = None if weight_zero is None else weight_zero.reshape(-1, *(1,) * (weights.ndim - 1))
     return exactly(
         lambda x, w: convolve(x, w, found, groups),
@@ -112,10 +122,15 @@ class QLinearConv(Operator):
     """Inputs: x, its scale and zero point, w, its scale and zero point, the result's scale and zero point, bias."""
 
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
-        image, weights = required(op, inputs, 0, "x"), required(op, inputs, 3, "w")
-        return [(convolution_shape(op, image.shape, weights.shape), required(op, inputs, 7, "y_zero_point").dtype)]
+        image, weights = channels_first_value(op, required(op, inputs, 0, "x")), required(op, inputs, 3, "w")
+        shape = convolution_shape(op, image.shape, weights.shape)
+        return [(own_shape(op, shape), required(op, inputs, 7, "y_zero_point").dtype)]
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        return [computed_channels_first(op, inputs, self._convolved)]
+
+    @staticmethod
+    def _convolved(op: Op, inputs: Sequence[Array | None]) -> Array:
         image, image_scale, image_zero, weights, weight_scale, weight_zero, scale, zero = (
             required(op, inputs, index, "input") for index in range(8)
         )
@@ -125,10 +140,11 @@ class QLinearConv(Operator):
         if bias is not None:
             sums += bias.reshape(per_channel)
         multiplier = image_scale * weight_scale / scale
-        return [_requantised(sums, multiplier.reshape(per_channel), zero)]
+        return _requantised(sums, multiplier.reshape(per_channel), zero)
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        product = convolution_work(op, inputs, outputs, 0, 3)
+        moved = [channels_first_value(op, required(op, inputs, 0, "x")), *inputs[1:]]
+        product = convolution_work(op, moved, [channels_first_value(op, outputs[0])], 0, 3)
         each = int(QUANTISE_FLOPS) + (optional(inputs, 8) is not None)
         return replace(product, epilogue_flops=each * outputs[0].elements)
 

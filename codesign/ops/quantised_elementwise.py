@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.dtypes import dtype, name_of
+from codesign.dtypes import name_of
 from codesign.graph import Op
 from codesign.ops.arguments import bad, optional, required
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, broadcast, operator
@@ -33,11 +33,7 @@ class QLinearBinary(Operator):
         left, right = required(op, inputs, 0, "A"), required(op, inputs, 3, "B")
         scales = [np.float32(required(op, inputs, index, "scale").reshape(())) for index in (1, 4, 6)]
         zeros = [_whole(optional(inputs, index)) for index in (2, 5, 7)]
-        if op.kind == "QLinearMul":
-            return [_product(left, right, scales, zeros)]
-        return [_sum(left, right, scales, zeros) if dtype(name_of(left.dtype)).bits == 8 else _wide_sum(
-            left, right, scales, zeros
-        )]  # fmt: skip
+        return [(_product if op.kind == "QLinearMul" else _sum)(left, right, scales, zeros)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         return map_work(op, inputs, outputs, 2 * DEQUANTISE_FLOPS + 1 + QUANTISE_FLOPS)
@@ -67,8 +63,8 @@ def _sum(left: Array, right: Array, scales: Sequence[np.float32], zeros: Sequenc
     if _is_alone(left.shape, shape):
         # A value of the left that meets a whole run of the right is added to the fixed part, and the right comes last.
         left, right, first, second = right, left, second, first
-    sides = [np.ascontiguousarray(np.broadcast_to(side, shape)).reshape(-1) for side in (left, right)]
-    scaled_sum(*sides, first, second, fixed, low, high, result.reshape(-1))
+    left, right = (np.ascontiguousarray(np.broadcast_to(side, shape)).reshape(-1) for side in (left, right))
+    scaled_sum(left, right, first, second, fixed, low, high, result.reshape(-1))
     return result
 
 
@@ -77,14 +73,3 @@ def _is_alone(shape: tuple[int, ...], result: tuple[int, ...]) -> bool:
     than one element."""
     padded = (1,) * (len(result) - len(shape)) + tuple(shape)
     return next((own == 1 for own, extent in zip(padded[::-1], result[::-1], strict=True) if extent > 1), False)
-
-
-def _wide_sum(left: Array, right: Array, scales: Sequence[np.float32], zeros: Sequence[int]) -> Array:
-    """16-bit values, which have no vector code: dequantised, added, divided."""
-    real = [
-        scale * (side.astype(np.int32) - zero).astype(np.float32)
-        for side, scale, zero in zip((left, right), scales[:2], zeros[:2], strict=True)
-    ]
-    target = name_of(left.dtype)
-    low, high = (np.float32(limit - zeros[2]) for limit in integer_limits(target))
-    return saturated(np.clip((real[0] + real[1]) / scales[2], low, high) + np.float32(zeros[2]), 0, target)

@@ -12,6 +12,7 @@ from codesign.dtypes import name_of
 from codesign.graph import Op
 from codesign.ops.arguments import normal_axis, optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, find, operator
+from codesign.ops.layout import channels_first_value, computed_channels_first, own_shape
 from codesign.ops.pooling import average_pool_in_order, pool_window
 from codesign.ops.quantisation import DEQUANTISE_FLOPS, QUANTISE_FLOPS, integer_limits, saturated
 from codesign.work import Work
@@ -65,18 +66,14 @@ class QuantisedForm(Operator):
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
         plain, quantised = self._positions(op, len(inputs))
         given = [required(op, inputs, index, "input") for index in (*plain, *quantised)]
-        real = [_value_channels_first(op, replace(value, dtype="float32")) for value in given[len(plain) :]]
+        real = [channels_first_value(op, replace(value, dtype="float32")) for value in given[len(plain) :]]
         inner = self._standard(op)
         ((shape, _),) = find(inner).infer(inner, [*given[: len(plain)], *real])
-        return [(_shape_channels_last(shape) if channels_last(op) else shape, given[len(plain)].dtype)]
+        return [(own_shape(op, shape), given[len(plain)].dtype)]
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
-        if channels_last(op):
-            first = np.moveaxis(required(op, inputs, 0, "values"), -1, 1)
-            moved = replace(op, attributes={**op.attributes, "channels_last": 0})
-            return [np.ascontiguousarray(np.moveaxis(self.compute(moved, [first, *inputs[1:]])[0], 1, -1))]
         if op.kind in _OWN:
-            return [_OWN[op.kind](op, inputs)]
+            return [computed_channels_first(op, inputs, _OWN[op.kind])]
         plain, quantised = self._positions(op, len(inputs))
         inner, form = self._standard(op), _FORMS[op.kind]
         arguments = [required(op, inputs, index, "input") for index in plain]
@@ -92,29 +89,12 @@ class QuantisedForm(Operator):
         given = [required(op, inputs, index, "input") for index in (*plain, *quantised)]
         work = find(inner).work(
             inner,
-            [*given[: len(plain)], *(_value_channels_first(op, value) for value in given[len(plain) :])],
-            [_value_channels_first(op, outputs[0])],
+            [*given[: len(plain)], *(channels_first_value(op, value) for value in given[len(plain) :])],
+            [channels_first_value(op, outputs[0])],
         )
         elements = sum(value.elements for value in given[len(plain) :])
         conversions = int(DEQUANTISE_FLOPS * elements + QUANTISE_FLOPS * outputs[0].elements)
         return replace(work, kind=op.kind, epilogue_flops=work.epilogue_flops + conversions)
-
-
-def channels_last(op: Op) -> bool:
-    """True when channels stand on the last axis, as onnxruntime's optimiser writes it."""
-    return bool(op.attributes.get("channels_last", 0))
-
-
-def _value_channels_first(op: Op, value: Value) -> Value:
-    if not channels_last(op):
-        return value
-    batch, *space, channels = value.shape
-    return replace(value, shape=(batch, channels, *space))
-
-
-def _shape_channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
-    batch, channels, *space = shape
-    return (batch, *space, channels)
 
 
 def _dequantised(op: Op, inputs: Sequence[Array | None], index: int) -> Array:
