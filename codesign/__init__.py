@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from codesign.report.compare import compare
     from codesign.report.report import Report
     from codesign.simulation import simulate
+    from codesign.statistics import measure
     from codesign.study.explain import explain
     from codesign.study.sweep import sweep
 
@@ -27,6 +28,7 @@ __all__ = [
     "execute",
     "explain",
     "load",
+    "measure",
     "random_inputs",
     "simulate",
     "sweep",
@@ -42,6 +44,7 @@ _HOMES = {
     "device_names": "codesign.registry",
     "explain": "codesign.study.explain",
     "load": "codesign.model",
+    "measure": "codesign.statistics",
     "simulate": "codesign.simulation",
     "sweep": "codesign.study.sweep",
 }

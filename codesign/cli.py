@@ -45,6 +45,8 @@ FidelityOption = Annotated[
     typer.Option(help="analytic (lower bound), event, or cycle where the device has it"),
 ]
 TopOption = Annotated[int, typer.Option(min=1, help="how many of the slowest operations to show")]
+InputsOption = Annotated[Path | None, typer.Option(help="inputs by name (.npz)")]
+SeedInputsOption = Annotated[int | None, typer.Option("--seed-inputs", help="make the inputs from this seed")]
 SeedWeightsOption = Annotated[
     int | None, typer.Option("--seed-weights", help="fill weights that the model lacks from this seed")
 ]
@@ -54,6 +56,20 @@ def _load(model: str, batch: int | None, bind: list[str] | None, **how: Any) -> 
     from codesign.model import load
 
     return load(model, batch=batch, bind=_sizes(bind), **how)
+
+
+def _load_to_run(
+    model: str, batch: int | None, bind: list[str] | None, inputs: Path | None, seed_inputs: int | None, **how: Any
+) -> tuple[Graph, dict[str, Any]]:
+    """The model, its symbolic dimensions as in the inputs given, and these inputs or ones made from the seed."""
+    from codesign.executor import random_inputs
+    from codesign.study.arrays import read_arrays
+
+    if (inputs is None) == (seed_inputs is None):
+        raise BadParameter("to run the model, give either --inputs FILE.npz or --seed-inputs N")
+    given = read_arrays(inputs) if inputs is not None else {}
+    graph = _load(model, batch, bind, shapes={name: array.shape for name, array in given.items()}, **how)
+    return graph, given if inputs is not None else random_inputs(graph, seed_inputs or 0)
 
 
 def _sizes(bind: list[str] | None) -> dict[str, int]:
@@ -95,20 +111,39 @@ def inspect(
     ] = None,
     top: TopOption = 20,
     raw: Annotated[bool, typer.Option("--raw", help="the graph as loaded, before fusion")] = False,
-    json: Annotated[Path | None, typer.Option(help="also write all operations as JSON ('-': standard output)")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="also write all operations, or all statistics, as JSON ('-': standard output)")
+    ] = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="run the model; list ranges, densities, patterns of zeros, routing")
+    ] = False,
+    inputs: InputsOption = None,
+    seed_inputs: SeedInputsOption = None,
+    seed_weights: SeedWeightsOption = None,
 ) -> None:
-    """List a model's operations, parameters, MACs, bytes, arithmetic intensity and peak live memory."""
+    """List a model's operations, parameters, MACs, bytes, arithmetic intensity and peak live memory; or, with
+    --statistics, what its values are like on the inputs given."""
+    from codesign.report.statistics import statistics_view
+    from codesign.statistics import measure
     from codesign.study.inspect import inspect as inspect_graph
 
-    graph = _load(model, batch, bind)
-    found = inspect_graph(graph, dtype, fused=not raw)
+    _check_writable(json)
+    if statistics:
+        graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs)
+        graph = measure(graph, feeds, seed_weights, fused=not raw)
+        assert graph.statistics is not None
+        view, text = statistics_view(graph, top), graph.statistics.to_json()
+    else:
+        graph = _load(model, batch, bind)
+        found = inspect_graph(graph, dtype, fused=not raw)
+        view, text = found.table(top), found.to_json()
     if json is None or str(json) != "-":
         from rich.console import Console
 
-        Console().print(found.table(top))
+        Console().print(view)
     _warn(graph.warnings)
     if json is not None:
-        _write_text(json, found.to_json())
+        _write_text(json, text)
 
 
 @app.command()
@@ -125,13 +160,34 @@ def simulate(
     html: Annotated[Path | None, typer.Option(help="write a self-contained HTML report")] = None,
     trace: Annotated[Path | None, typer.Option(help="write a trace for ui.perfetto.dev")] = None,
     onnx: Annotated[Path | None, typer.Option(help="write the model back with latency and energy on its nodes")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="densities and routing as `inspect --statistics --json` wrote them")
+    ] = None,
+    inputs: Annotated[Path | None, typer.Option(help="measure densities and routing on these inputs (.npz)")] = None,
+    seed_inputs: Annotated[int | None, typer.Option(help="measure them on inputs made from this seed")] = None,
+    seed_weights: SeedWeightsOption = None,
 ) -> None:
-    """Simulate a model on a device: latency, energy, memory, and where the time goes."""
+    """Simulate a model on a device: latency, energy, memory, and where the time goes.
+
+    With statistics, or inputs to measure them on, a device that skips zeros is given what zeros there are.
+    """
     from codesign.registry import device as find_device
     from codesign.simulation import simulate as run
 
     chosen = find_device(device, **_settings(settings))
-    report = run(_load(model, batch, bind), chosen, dtype=dtype, fidelity=fidelity)
+    if inputs is not None or seed_inputs is not None:
+        from codesign.statistics import measure
+
+        if statistics is not None:
+            raise BadParameter("--statistics takes the place of --inputs and --seed-inputs: give one of them")
+        graph = measure(*_load_to_run(model, batch, bind, inputs, seed_inputs), seed_weights)
+    else:
+        graph = _load(model, batch, bind)
+    if statistics is not None:
+        from codesign.statistics import attach, read_statistics
+
+        graph = attach(graph, read_statistics(statistics))
+    report = run(graph, chosen, dtype=dtype, fidelity=fidelity)
     if json is None or str(json) != "-":  # shown before it is written: a path that fails loses nothing
         report.print(top=top)
     if json is not None:
@@ -183,24 +239,19 @@ def explain(
 def execute(
     model: ModelArgument,
     outputs: Annotated[Path, typer.Option(help="where the outputs are written (.npz)")],
-    inputs: Annotated[Path | None, typer.Option(help="inputs by name (.npz)")] = None,
-    seed_inputs: Annotated[int | None, typer.Option(help="make the inputs from this seed")] = None,
+    inputs: InputsOption = None,
+    seed_inputs: SeedInputsOption = None,
     seed_weights: SeedWeightsOption = None,
     batch: BatchOption = None,
     bind: BindOption = None,
 ) -> None:
     """Run a model's numbers on this machine and write its outputs. Symbolic dimensions follow the inputs given."""
-    from codesign.executor import Executor, random_inputs
-    from codesign.study.arrays import flattened, read_arrays, write_arrays
+    from codesign.executor import Executor
+    from codesign.study.arrays import flattened, write_arrays
     from codesign.transforms import optimise
 
-    if (inputs is None) == (seed_inputs is None):
-        raise BadParameter("execute needs either --inputs FILE.npz or --seed-inputs N")
     _check_writable(outputs)
-    given = read_arrays(inputs) if inputs is not None else {}
-    shapes = {name: array.shape for name, array in given.items()}
-    graph = _load(model, batch, bind, shapes=shapes, dynamic=True)
-    feeds = given if inputs is not None else random_inputs(graph, seed_inputs or 0)
+    graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs, dynamic=True)
     results = flattened(Executor(optimise(graph), seed_weights=seed_weights).run(feeds))
     write_arrays(outputs, results)
     for name, values in results.items():

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codesign.dtypes import dtype, numpy_dtype
 from codesign.errors import UnboundDimension
+
+if TYPE_CHECKING:
+    from codesign.statistics.document import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,8 @@ class Graph:
     """A model. `tensors` describes values by name; `weights` those that are constants.
 
     `unknown` names the values whose shape is not known before the graph runs, or that are sequences, each with the
-    reason. They have no entry in `tensors`; every graph that is simulated has none.
+    reason. They have no entry in `tensors`; every graph that is simulated has none. `statistics`, where they were
+    measured, say what the values are like.
     """
 
     name: str
@@ -141,6 +145,7 @@ class Graph:
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    statistics: Statistics | None = None
 
     @property
     def parameters(self) -> int:

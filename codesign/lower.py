@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from codesign.dtypes import dtype as element_type
 from codesign.errors import BadModel
 from codesign.graph import Graph, Op
 from codesign.ops.base import Value, find
 from codesign.work import Operand, Work
+
+if TYPE_CHECKING:
+    from codesign.statistics.document import Statistics
 
 
 def lower(graph: Graph, dtype: str | None = None) -> tuple[Work, ...]:
@@ -36,10 +40,21 @@ def values_of(graph: Graph, dtype: str | None = None) -> dict[str, Value]:
             tensor.shape,
             target if target is not None and is_float else tensor.dtype,
             "weight" if weight is not None else "activation",
-            1.0,
-            weight.inline if weight is not None and not is_float else None,
+            constant=weight.inline if weight is not None and not is_float else None,
         )
+    if graph.statistics is not None:
+        values.update(_measured(graph.statistics, values))
     return values
+
+
+def _measured(statistics: Statistics, values: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
+    """The values that statistics know more of. Where indices point depends on how many there are, so that it is left
+    out for another batch or length than was measured."""
+    for name, value in values.items():
+        found, pointed = statistics.tensors.get(name), statistics.routing.get(name)
+        if found is not None:
+            distinct = pointed.distinct if pointed is not None and pointed.indices == value.elements else None
+            yield name, replace(value, density=found.density, patterns=found.patterns, distinct=distinct)
 
 
 def work_of(op: Op, values: Mapping[str, Value]) -> Work:

@@ -15,12 +15,17 @@ Role = Literal["weight", "activation", "state"]
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor read or written: element count, element type, role, and the fraction of elements that are not zero."""
+    """A tensor read or written: element count, element type, role, and the fraction of elements that are not zero.
+
+    `patterns` holds (N, M) pairs: each M consecutive elements along the axis that the product sums over hold at most N
+    that are not zero.
+    """
 
     elements: int
     dtype: str
     role: Role = "activation"
     density: float = 1.0
+    patterns: tuple[tuple[int, int], ...] = ()
 
     @property
     def bytes(self) -> int:

@@ -31,14 +31,17 @@ ShapeAndType = tuple[tuple[int, ...], str]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What is known of a tensor before anything runs: shape, element type, role, density, and its values when they
-    are small constants (shapes, axes, pads)."""
+    """What is known of a tensor before anything runs: shape, element type, role, and its values when they are small
+    constants (shapes, axes, pads). From statistics, where the graph has them: `density` and `patterns` as in Operand,
+    and how many `distinct` entries of a table it points at."""
 
     shape: tuple[int, ...]
     dtype: str
     role: Role = "activation"
     density: float = 1.0
     constant: Array | None = None
+    patterns: tuple[tuple[int, int], ...] = ()
+    distinct: float | None = None
 
     @property
     def elements(self) -> int:
@@ -46,7 +49,9 @@ class Value:
 
     def operand(self, elements: int | None = None) -> Operand:
         """This value as an operand of work; `elements` when only part of it is touched."""
-        return Operand(self.elements if elements is None else elements, self.dtype, self.role, self.density)
+        return Operand(
+            self.elements if elements is None else elements, self.dtype, self.role, self.density, self.patterns
+        )
 
 
 class Operator:

@@ -53,12 +53,16 @@ def fill_work(op: Op, inputs: Sequence[Value], outputs: Sequence[Value]) -> Move
     return Move(kind=op.kind, reads=operands(inputs), writes=writes, contiguous_bytes=max(1, writes[0].bytes))
 
 
-def gather_work(op: Op, table: Value, indices: Sequence[Value], outputs: Sequence[Value], run: int) -> Gather:
-    """Reads of runs of `run` elements: of `table` only what is looked up, and nothing twice."""
+def gather_work(
+    op: Op, table: Value, indices: Sequence[Value], outputs: Sequence[Value], run: int, touched: int | None = None
+) -> Gather:
+    """Reads of runs of `run` elements: of `table` only what is looked up, and nothing twice. `touched` elements of it
+    are known to be; else as many as there can be."""
     elements = outputs[0].elements
+    read = min(elements, table.elements)
     return Gather(
         kind=op.kind,
-        reads=(table.operand(min(elements, table.elements)), *operands(indices)),
+        reads=(table.operand(read if touched is None else min(read, touched)), *operands(indices)),
         writes=operands(outputs),
         lookups=elements // max(run, 1),
         run_bytes=dtype(table.dtype).bytes_for(run),

@@ -72,7 +72,10 @@ class Gather(Operator):
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         data, indices = required(op, inputs, 0, "data"), required(op, inputs, 1, "indices")
-        return gather_work(op, data, (indices,), outputs, inner_elements(data.shape, self._axis(op, data.shape)))
+        axis = self._axis(op, data.shape)
+        entry = data.elements // max(data.shape[axis], 1)
+        touched = None if indices.distinct is None else math.ceil(indices.distinct * entry)
+        return gather_work(op, data, (indices,), outputs, inner_elements(data.shape, axis), touched)
 
     @staticmethod
     def _axis(op: Op, shape: tuple[int, ...]) -> int:
