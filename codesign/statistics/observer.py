@@ -199,15 +199,16 @@ class _Observer:
             if name:
                 self.add(name, array, "activation")
 
-    def add(self, name: str, array: Any, role: Role) -> None:
-        if not isinstance(array, np.ndarray | np.generic) or _kind(array) in ("string", "complex"):
-            return  # a sequence, an optional, text
+    def add(self, name: str, value: Any, role: Role) -> None:
+        array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else None
+        if array is None or dtype(name_of(array.dtype)).kind in ("string", "complex"):
+            return  # sequences, optionals and text have no statistics
         running = self._tensors.get(name)
         if running is None:
-            running = self._tensors[name] = _Running(role, np.asarray(array), self._zeros.get(name, 0))
-        running.add(np.asarray(array))
+            running = self._tensors[name] = _Running(role, array, self._zeros.get(name, 0))
+        running.add(array)
         if name in self._pointed:
-            self._pointed[name].add(np.asarray(array))
+            self._pointed[name].add(array)
 
     def add_weight(self, name: str, weight: Weight, seed: int | None) -> None:
         """Measure a weight, unless it is or its values are absent."""
@@ -228,7 +229,3 @@ class _Observer:
             tensors={name: running.document() for name, running in self._tensors.items()},
             routing={name: found.document(samples) for name, found in self._pointed.items() if found.indices},
         )
-
-
-def _kind(array: Any) -> str:
-    return dtype(name_of(array.dtype)).kind
