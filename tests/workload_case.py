@@ -21,16 +21,17 @@ Array = np.ndarray[Any, Any]
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Every tensor's shape by ONNX's own inference, which knows nothing of the builder's."""
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    values = [*inferred.input, *inferred.output, *inferred.value_info]
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
-    return shapes | {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    return _stated_shapes(inferred) | {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
 
 
 def macs_by_onnx_shapes(model: onnx.ModelProto) -> int:
     """Multiply-accumulates of convolutions, products and attention, from inferred shapes."""
-    shapes = shapes_of(model)
+    return _macs(model.graph, shapes_of(model))
+
+
+def _macs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     total = 0
-    for node in model.graph.node:
+    for node in graph.node:
         inputs = [shapes.get(name, ()) for name in node.input]
         output = math.prod(shapes[node.output[0]])
         if node.op_type in ("Conv", "DeformConv"):
@@ -39,10 +40,26 @@ def macs_by_onnx_shapes(model: onnx.ModelProto) -> int:
             total += math.prod(inputs[0]) * math.prod(inputs[1][1:])
         elif node.op_type in ("MatMul", "Gemm"):
             total += output * inputs[0][-1]
+        elif node.op_type == "Einsum":
+            labels = attributes_of(node)["equation"].decode().partition("->")[0].split(",")
+            total += math.prod(dict(zip("".join(labels), sum(inputs, ()), strict=True)).values())
         elif node.op_type == "Attention":
             keys = shapes[node.output[1]][2] if len(node.output) > 1 else inputs[1][2]
             total += math.prod(inputs[0][:3]) * keys * 2 * inputs[0][3]
+        elif node.op_type == "Scan":
+            attributes = attributes_of(node)
+            trips = inputs[-1][attributes["scan_input_axes"][-1]]
+            total += trips * _macs(attributes["body"], {**shapes, **_stated_shapes(attributes["body"])})
     return total
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _stated_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    values = [*graph.input, *graph.output, *graph.value_info]
+    return {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
 
 
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -147,11 +147,12 @@ class Builder:
         return result
 
     def reshape(self, value: Value, shape: Sequence[int], name: str = "") -> Value:
-        """`value` in another shape; an unchanged leading dimension (the batch) is copied, not written as a number,
+        """`value` in another shape; its leading dimension (the batch) is copied or inferred, not written as a number,
         so that the graph can be given another batch. Raises ValueError when element counts differ."""
         if math.prod(value.shape) != math.prod(shape):
             raise ValueError(f"{self._path(name)}: {value.shape} cannot be reshaped to {tuple(shape)}")
-        stated = [0, *shape[1:]] if shape and value.shape and shape[0] == value.shape[0] else list(shape)
+        unchanged = shape and value.shape and shape[0] == value.shape[0]
+        stated = [0 if unchanged else -1, *shape[1:]] if shape else []
         return self._reshaped(value, stated, shape, name)
 
     def flatten_rows(self, value: Value, name: str = "") -> Value:

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from workloads.blocks.dense import linear
+from workloads.blocks.positions import Rotation, rotate
 from workloads.builder import Builder, Value
 
 
@@ -80,6 +81,49 @@ def self_attention(
             content = graph.concat([past.value, content], 2, "values")
         context = merge_heads(graph, scaled_dot_product(graph, query, key, content, mask))
         return linear(graph, context, width, "output"), Cache(key, content)
+
+
+def grouped_attention(
+    graph: Builder,
+    value: Value,
+    heads: int,
+    kv_heads: int,
+    rotation: Rotation | None = None,
+    mask: Value | None = None,
+    past: Cache | None = None,
+    head_size: int | None = None,
+    bias: bool = False,
+    name: str = "attention",
+) -> tuple[Value, Cache]:
+    """Causal attention in which heads / kv_heads query heads share a key and value head (Ainslie et al. 2023,
+    arXiv:2305.13245). Returns the result, shaped as `value`, and the keys and values attended to."""
+    size = head_size or value.shape[-1] // heads
+    with graph.scope(name):
+        query, key, content = (
+            split_heads(graph, linear(graph, value, count * size, role, bias), count, role)
+            for role, count in (("query", heads), ("key", kv_heads), ("value", kv_heads))
+        )
+        if rotation is not None:
+            query, key = rotate(graph, query, rotation, "query"), rotate(graph, key, rotation, "key")
+        context, present = attend(graph, query, key, content, mask, past)
+        return linear(graph, merge_heads(graph, context), value.shape[-1], "output", bias), present
+
+
+def attend(
+    graph: Builder, query: Value, key: Value, content: Value, mask: Value | None = None, past: Cache | None = None
+) -> tuple[Value, Cache]:
+    """Causal attention as one Attention node, or as `mask` has it. The node's own causal mask is for sequences without
+    a past; a single token needs none."""
+    if past is None:
+        inputs: list[Value | None] = [query, key, content] if mask is None else [query, key, content, mask]
+        shape = (*query.shape[:3], content.shape[-1])
+        [context] = graph.node("Attention", inputs, [shape], is_causal=int(mask is None))
+        return context, Cache(key, content)
+    batch, heads, tokens, size = key.shape
+    total = (batch, heads, past.key.shape[2] + tokens, size)
+    inputs = [query, key, content, mask, past.key, past.value]
+    context, *present = graph.node("Attention", inputs, [query.shape, total, total])
+    return context, Cache(*present)
 
 
 def causal_mask(graph: Builder, queries: int, keys: int, name: str = "causal_mask") -> Value:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
 from workloads.blocks.attention import Cache
 from workloads.builder import Builder, Value
+
+States = Mapping[str, Value]
+"""What a layer carries from token to token, by role."""
 
 
 def token_ids(graph: Builder, batch: int, sequence: int, name: str = "input_ids") -> Value:
@@ -30,6 +33,21 @@ def write_cache(graph: Builder, presents: Sequence[Cache]) -> None:
     for layer, present in enumerate(presents):
         graph.output(present.key, f"present.{layer}.key")
         graph.output(present.value, f"present.{layer}.value")
+
+
+def read_states(graph: Builder, shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[States]:
+    """Inputs `past_state.<layer>.<role>`: what each layer carries from token to token, by role."""
+    return [
+        {role: graph.input(f"past_state.{layer}.{role}", shape) for role, shape in roles.items()}
+        for layer, roles in enumerate(shapes)
+    ]
+
+
+def write_states(graph: Builder, states: Sequence[States]) -> None:
+    """Outputs `present_state.<layer>.<role>`: the next step's past."""
+    for layer, roles in enumerate(states):
+        for role, value in roles.items():
+            graph.output(value, f"present_state.{layer}.{role}")
 
 
 def last_token(graph: Builder, value: Value, name: str = "last_token") -> Value:

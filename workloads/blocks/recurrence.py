@@ -28,7 +28,8 @@ Form = Literal["recurrent", "chunked", "parallel"]
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """Operands, (batch, heads, tokens, size) each: queries and keys of the key size, values of the value size.
+    """Operands, (batch, heads, tokens, size) each: queries and keys of the key size, values of the value size. A
+    single head of queries, keys or gates serves all heads of values.
 
     `log_decay` is (batch, heads, tokens, 1 or key size). With `rates` (key size, value size), all negative, it is the
     step (batch, heads, tokens, value size), and element (i, j) of the state decays by exp(step_j x rate_ij). `beta`
@@ -57,8 +58,8 @@ def linear_recurrence(
     does not have, and when the tokens are not whole chunks."""
     with graph.scope(name):
         if state is None:
-            batch, heads, _, key_size = operands.key.shape
-            state = zeros(graph, (batch, heads, key_size, operands.value.shape[-1]), "initial_state")
+            batch, heads, _, value_size = operands.value.shape
+            state = zeros(graph, (batch, heads, operands.key.shape[-1], value_size), "initial_state")
         tokens = operands.query.shape[2]
         if tokens == 1:
             return _one_step(graph, operands, state)
@@ -91,7 +92,10 @@ def _present(operands: Recurrence) -> dict[str, Value]:
 
 
 def _step(graph: Builder, at: Recurrence, state: Value) -> tuple[Value, Value]:
-    """One token: operands (batch, heads, 1, size), to its output (batch, heads, 1, value size) and the new state."""
+    """One token: operands (batch, heads, 1, size), to its output (batch, heads, 1, value size) and the new state.
+
+    The read is a product of a row and a matrix; where every element decays by itself the state is in no matrix unit's
+    layout, and the kernels multiply and sum."""
     if at.log_decay is not None:
         log_decay = graph.multiply(at.log_decay, at.rates, "log_decay") if at.rates is not None else None
         if log_decay is None:
@@ -103,7 +107,10 @@ def _step(graph: Builder, at: Recurrence, state: Value) -> tuple[Value, Value]:
         written = graph.multiply(error, at.beta, "corrected")
     write = graph.multiply(graph.transpose(at.key, (0, 1, 3, 2), "key_column"), written, "write")
     state = graph.add(state, write, "state")
-    return graph.matmul(at.query, state, "read"), state
+    if at.rates is None:
+        return graph.matmul(at.query, state, "read"), state
+    columns = graph.multiply(graph.transpose(at.query, (0, 1, 3, 2), "query_column"), state, "weighed")
+    return graph.sum(columns, [-2], "read", keepdims=True), state
 
 
 def _one_step(graph: Builder, operands: Recurrence, state: Value) -> tuple[Value, Value]:
@@ -145,9 +152,8 @@ def _parallel(graph: Builder, operands: Recurrence, state: Value) -> tuple[Value
     log_total, sums = prefix_scan(graph, [log_decay, writes], combine, axis=2)
     initial = graph.multiply(graph.unary("Exp", log_total, "decay"), graph.unsqueeze(state, [2]), "from_initial")
     states = graph.add(sums, initial, "states")
-    rows = graph.matmul(graph.unsqueeze(operands.query, [-2], "query_rows"), states, "read")
-    outputs = graph.reshape(rows, (*rows.shape[:3], rows.shape[-1]), "outputs")
-    return outputs, graph.take(states, states.shape[2] - 1, 2, "last_state")
+    columns = graph.multiply(graph.unsqueeze(operands.query, [-1], "query_columns"), states, "weighed")
+    return graph.sum(columns, [-2], "outputs"), graph.take(states, states.shape[2] - 1, 2, "last_state")
 
 
 # Chunks: (batch, heads, chunks, tokens of a chunk, size)

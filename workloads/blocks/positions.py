@@ -1,0 +1,46 @@
+"""Positions: rotations of queries and keys, sinusoids, and biases of attention scores by distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workloads.builder import Builder, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosines and sines of each token's position (tokens, rotated / 2), the row of each token (batch, tokens), and how
+    many of a head's features turn (0: all)."""
+
+    cosines: Value
+    sines: Value
+    rows: Value
+    rotated: int = 0
+
+
+def rotary_table(
+    graph: Builder, batch: int, sequence: int, past: int, head_size: int, theta: float, rotated: int = 0
+) -> Rotation:
+    """Angles of positions past ... past + sequence - 1: position x theta^(-2i / n) for pair i of the n features that
+    turn, by default all of the head (Su et al. 2021, arXiv:2104.09864)."""
+    size = rotated or head_size
+    frequencies = theta ** (-np.arange(0, size, 2) / size)
+    angles = np.outer(np.arange(past, past + sequence), frequencies)
+    rows = np.broadcast_to(np.arange(sequence), (batch, sequence))
+    with graph.scope("rotary"):
+        return Rotation(
+            graph.constant("cosines", np.cos(angles).astype(np.float32)),
+            graph.constant("sines", np.sin(angles).astype(np.float32)),
+            graph.constant("rows", np.ascontiguousarray(rows)),
+            rotated,
+        )
+
+
+def rotate(graph: Builder, value: Value, rotation: Rotation, name: str) -> Value:
+    """`value` (batch, heads, tokens, head size) with each pair (i, i + half) turned by its token's angle."""
+    inputs = [value, rotation.cosines, rotation.sines, rotation.rows]
+    partial = {"rotary_embedding_dim": rotation.rotated} if rotation.rotated else {}
+    [turned] = graph.node("RotaryEmbedding", inputs, [value.shape], f"{name}/RotaryEmbedding", **partial)
+    return turned
