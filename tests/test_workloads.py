@@ -174,7 +174,7 @@ def test_unknown_configuration_is_refused_with_the_nearest() -> None:
         ("gpt2_small", {"sequence": 0}, "'sequence' = 0; expected an integer of at least 1"),
         ("gpt2_small_decode", {"past": 1024}, "past \\+ sequence = 1025; expected at most 1024"),
         ("bert_base", {"sequence": 513}, "expected at most 512"),
-        ("vit_tiny", {"image": 225}, "multiple of the patch size 16"),
+        ("vit_tiny", {"image": 225}, "multiple of 16"),
         ("pvt_tiny", {"image": 112}, "multiple of 32"),
         ("mlperf_tiny_kws", {"image": 1}, "no dimension 'image'; known: none"),
     ],

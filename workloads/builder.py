@@ -48,6 +48,7 @@ class Builder:
         self.name = name
         self._scopes: list[str] = []
         self._names: dict[str, int] = {}
+        self._shared: dict[str, Value] = {}
         self._nodes: list[NodeProto] = []
         self._initializers: list[TensorProto] = []
         self._values: list[Value] = []
@@ -89,6 +90,16 @@ class Builder:
         tensor = numpy_helper.from_array(array)
         [value] = self.node("Constant", [], [array.shape], name=name, data_type=tensor.data_type, value=tensor)
         return value
+
+    def once(self, name: str, make: Callable[[], Value]) -> Value:
+        """What `make` builds, built the first time and shared by all who ask for the same `name`, which stands outside
+        every scope: tables, masks and indices that layers have in common. Not inside the body of a `scan`."""
+        if name not in self._shared:
+            scopes, self._scopes = self._scopes, []
+            with self.scope(name):
+                self._shared[name] = make()
+            self._scopes = scopes
+        return self._shared[name]
 
     def integers(self, name: str, values: Sequence[int] | int) -> Value:
         """A constant of 64-bit integers: a shape, axes, or an index."""

@@ -6,14 +6,16 @@ widths are DeiT's. At inference the distilled DeiT averages its class and distil
 
 from __future__ import annotations
 
-from codesign.errors import BadParameter
-from workloads.blocks.attention import self_attention
+from functools import partial
+
+from workloads.blocks.attention import attend
 from workloads.blocks.dense import classifier, layer_norm, mlp
-from workloads.blocks.embedding import learned_token, patch_embedding
+from workloads.blocks.embedding import image_input, learned_token, patch_embedding, positioned
+from workloads.blocks.residual import encoder_blocks
 from workloads.builder import Builder, Value
 from workloads.registry import variants
 
-EPSILON = 1e-6
+norm = partial(layer_norm, epsilon=1e-6)
 
 VARIANTS = {
     "vit_tiny": {"width": 192, "heads": 3},
@@ -47,28 +49,17 @@ def vit(
     classes: int = 1000,
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
-    if image % patch:
-        raise BadParameter(f"workload '{graph.name}': image = {image}; expected a multiple of the patch size {patch}")
-    pixels = graph.input("pixels", (batch, 3, image, image))
+    pixels = image_input(graph, batch, image, patch)
     value = _embed(graph, pixels, width, patch, ["class", "distillation"] if distilled else ["class"])
-    for layer in range(layers):
-        with graph.scope(f"layer{layer}"):
-            value = encoder_block(graph, value, heads)
-    value = layer_norm(graph, value, "norm", EPSILON)
+    feed = partial(mlp, graph, hidden=4 * width)
+    value = encoder_blocks(graph, value, layers, partial(attend, graph, heads=heads), feed, norm, "layer")
+    value = norm(graph, value, "norm")
     logits = classifier(graph, graph.take(value, 0, 1, "class_token"), classes)
     if distilled:
         distilled_token = graph.take(value, 1, 1, "distillation_token")
         distilled_logits = classifier(graph, distilled_token, classes, "distillation_head")
         logits = graph.multiply(graph.add(logits, distilled_logits), graph.scalar("half", 0.5), "mean_logits")
     graph.output(logits, "logits")
-
-
-def encoder_block(graph: Builder, value: Value, heads: int) -> Value:
-    """x + attention(norm(x)), then x + mlp(norm(x)) with a hidden layer of four widths."""
-    attended, _ = self_attention(graph, layer_norm(graph, value, "norm1", EPSILON), heads)
-    value = graph.add(value, attended, "residual1")
-    hidden = mlp(graph, layer_norm(graph, value, "norm2", EPSILON), 4 * value.shape[-1])
-    return graph.add(value, hidden, "residual2")
 
 
 def _embed(graph: Builder, pixels: Value, width: int, patch: int, extra_tokens: list[str]) -> Value:
@@ -78,4 +69,4 @@ def _embed(graph: Builder, pixels: Value, width: int, patch: int, extra_tokens: 
         batch = patches.shape[0]
         extras = [learned_token(graph, f"{name}_token", batch, width) for name in extra_tokens]
         value = graph.concat([*extras, patches], 1, "tokens")
-        return graph.add(value, graph.weight("positions", 1, *value.shape[1:]), "positioned")
+        return positioned(graph, value)

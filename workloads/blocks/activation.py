@@ -7,8 +7,9 @@ from typing import Literal
 from workloads.builder import Builder, Value
 
 Activation = Literal[
-    "none", "relu", "relu6", "squared_relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus", "prelu"
-]
+    "none", "relu", "relu6", "squared_relu", "star_relu", "prelu", "gelu", "gelu_tanh", "silu", "softplus", "tanh",
+    "sigmoid", "hard_sigmoid",
+]  # fmt: skip
 
 _OPERATORS = {
     "relu": "Relu",
@@ -21,16 +22,23 @@ _OPERATORS = {
 
 def activate(graph: Builder, value: Value, activation: Activation, name: str = "") -> Value:
     """`value` through an activation. "squared_relu" is relu(x)^2 (So et al. 2021, arXiv:2109.08668); "gelu_tanh" the
-    tanh approximation; "prelu" learns one slope for negative values (He et al. 2015, arXiv:1502.01852)."""
+    tanh approximation; "hard_sigmoid" clip(x / 6 + 1/2, 0, 1); "star_relu" s relu(x)^2 + b with both learned (Yu et al.
+    2024, arXiv:2210.13452); "prelu" learns one slope for negative values (He et al. 2015, arXiv:1502.01852)."""
     if activation == "none":
         return value
     if activation == "relu6":
         limits = [graph.scalar("lowest", 0.0), graph.scalar("highest", 6.0)]
         [result] = graph.node("Clip", [value, *limits], [value.shape], name)
         return result
-    if activation == "squared_relu":
+    if activation in ("squared_relu", "star_relu"):
         positive = graph.unary("Relu", value)
-        return graph.multiply(positive, positive, name or "squared")
+        squared = graph.multiply(positive, positive, name or "squared")
+        if activation == "squared_relu":
+            return squared
+        scaled = graph.multiply(squared, graph.weight("star/scale", 1), "star/scaled")
+        return graph.add(scaled, graph.weight("star/bias", 1), "star/shifted")
+    if activation == "hard_sigmoid":
+        return graph.unary("HardSigmoid", value, name, alpha=1 / 6, beta=0.5)
     if activation == "silu":
         return graph.multiply(value, graph.unary("Sigmoid", value), name or "silu")
     if activation == "gelu_tanh":

@@ -37,21 +37,31 @@ def merge_heads(graph: Builder, value: Value, name: str = "merge") -> Value:
 
 
 def scaled_dot_product(
-    graph: Builder, query: Value, key: Value, value: Value, mask: Value | None = None, name: str = "scores"
+    graph: Builder,
+    query: Value,
+    key: Value,
+    value: Value,
+    mask: Value | None = None,
+    name: str = "scores",
+    scale: float | Value | None = None,
 ) -> Value:
-    """softmax(q k^T / sqrt(head size) + mask) v, for (batch, heads, tokens, head size) operands."""
-    scale = graph.scalar("scale", 1 / math.sqrt(query.shape[-1]))
-    scores = graph.matmul(query, graph.transpose(key, (0, 1, 3, 2), "key_transposed"), name)
+    """softmax(scale q k^T + mask) v, for (..., tokens, head size) operands. `mask` may be any sum of masks and biases
+    that broadcasts to the scores; `scale` is 1 / sqrt(head size) unless stated, or a learned tensor."""
+    if not isinstance(scale, Value):
+        scale = graph.scalar("scale", 1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    axes = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
+    scores = graph.matmul(query, graph.transpose(key, axes, "key_transposed"), name)
     scores = graph.multiply(scores, scale, "scaled")
     if mask is not None:
         scores = graph.add(scores, mask, "masked")
     return graph.matmul(graph.unary("Softmax", scores, axis=-1), value, "context")
 
 
-def project_heads(graph: Builder, value: Value, width: int, heads: int, *roles: str) -> list[Value]:
-    """`value` projected to `width` features for each of the roles ("query", "key", "value") by one linear layer."""
+def project_heads(graph: Builder, value: Value, width: int, heads: int, *roles: str, bias: bool = True) -> list[Value]:
+    """`value` projected to `width` features for each of the roles ("query", "key", "value") by one linear layer, and
+    split into heads."""
     name = roles[0] if len(roles) == 1 else "_".join(roles)
-    projected = linear(graph, value, len(roles) * width, name)
+    projected = linear(graph, value, len(roles) * width, name, bias)
     parts = graph.split(projected, len(roles)) if len(roles) > 1 else [projected]
     return [split_heads(graph, part, heads, role) for part, role in zip(parts, roles, strict=True)]
 
@@ -64,23 +74,39 @@ def self_attention(
     mask: Value | None = None,
     past: Cache | None = None,
     separate: bool = False,
+    bias: bool = True,
+    output_bias: bool = True,
+    scale: float | Value | None = None,
 ) -> tuple[Value, Cache]:
-    """Attention with one projection to query, key and value, or `separate` ones. The keys and values of `past` come
-    before the new ones.
+    """Attention with one projection to query, key and value, or `separate` ones; `bias` is theirs. The keys and values
+    of `past` come before the new ones.
 
     Returns the result, shaped as `value`, and the keys and values attended to.
     """
     width, roles = value.shape[-1], ("query", "key", "value")
     with graph.scope(name):
         if separate:
-            query, key, content = (project_heads(graph, value, width, heads, role)[0] for role in roles)
+            query, key, content = (project_heads(graph, value, width, heads, role, bias=bias)[0] for role in roles)
         else:
-            query, key, content = project_heads(graph, value, width, heads, *roles)
+            query, key, content = project_heads(graph, value, width, heads, *roles, bias=bias)
         if past is not None:
             key = graph.concat([past.key, key], 2, "keys")
             content = graph.concat([past.value, content], 2, "values")
-        context = merge_heads(graph, scaled_dot_product(graph, query, key, content, mask))
-        return linear(graph, context, width, "output"), Cache(key, content)
+        context = merge_heads(graph, scaled_dot_product(graph, query, key, content, mask, scale=scale))
+        return linear(graph, context, width, "output", output_bias), Cache(key, content)
+
+
+def attend(
+    graph: Builder,
+    value: Value,
+    heads: int,
+    mask: Value | None = None,
+    bias: bool = True,
+    output_bias: bool = True,
+    scale: float | Value | None = None,
+) -> Value:
+    """`self_attention` of an encoder, which keeps no keys and values."""
+    return self_attention(graph, value, heads, mask=mask, bias=bias, output_bias=output_bias, scale=scale)[0]
 
 
 def grouped_attention(

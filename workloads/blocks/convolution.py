@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workloads.blocks.activation import Activation, activate
-from workloads.blocks.dense import classifier
+from workloads.blocks.dense import classifier, layer_norm
 from workloads.builder import Builder, Value
 
 Padding = int | Literal["same"]
@@ -74,13 +74,109 @@ def conv_norm(
         return activate(graph, batch_norm(graph, value, epsilon=epsilon), activation)
 
 
-def max_pool(graph: Builder, value: Value, kernel: int, stride: int, padding: int = 0, name: str = "pool") -> Value:
-    return _pool(graph, "MaxPool", value, kernel, stride, padding, name)
+def depthwise(graph: Builder, value: Value, kernel: int, name: str, stride: int = 1, bias: bool = True) -> Value:
+    """Each channel convolved alone, the extents kept where the stride is one."""
+    return convolution(graph, value, value.shape[1], kernel, name, stride, kernel // 2, value.shape[1], bias)
 
 
-def average_pool(graph: Builder, value: Value, kernel: int, stride: int, padding: int = 0, name: str = "pool") -> Value:
-    """The mean of each window; padding is not counted."""
-    return _pool(graph, "AveragePool", value, kernel, stride, padding, name, count_include_pad=0)
+def group_norm(
+    graph: Builder, value: Value, name: str, groups: int = 1, epsilon: float = 1e-5, bias: bool = True
+) -> Value:
+    """Normalised over each group of channels with height and width; one group unless stated. A bias that is not learned
+    is zero, as the operator has to have one."""
+    channels = value.shape[1]
+    with graph.scope(name):
+        weight = graph.weight("weight", channels)
+        shift = graph.weight("bias", channels) if bias else graph.constant("bias", np.zeros(channels, np.float32))
+        attributes = {"num_groups": groups, "epsilon": epsilon}
+        [result] = graph.node("GroupNormalization", [value, weight, shift], [value.shape], **attributes)
+        return result
+
+
+def channel_norm(graph: Builder, value: Value, name: str, epsilon: float = 1e-6, bias: bool = True) -> Value:
+    """Layer norm over the channels of each pixel: channels moved last and back, as exporters write it."""
+    with graph.scope(name):
+        last = graph.transpose(value, (0, 2, 3, 1), "channels_last")
+        return graph.transpose(layer_norm(graph, last, "norm", epsilon, bias), (0, 3, 1, 2), "channels_first")
+
+
+def conv_feed_forward(
+    graph: Builder,
+    value: Value,
+    hidden: int,
+    name: str = "mlp",
+    activation: Activation = "gelu",
+    bias: bool = True,
+    norm: bool = False,
+) -> Value:
+    """The feed-forward layers of transformers as 1x1 convolutions, each with a batch norm after it if `norm` says."""
+    with graph.scope(name):
+        inner = convolution(graph, value, hidden, 1, "up", bias=bias)
+        inner = activate(graph, batch_norm(graph, inner, "norm1") if norm else inner, activation)
+        inner = convolution(graph, inner, value.shape[1], 1, "down", bias=bias)
+        return batch_norm(graph, inner, "norm2") if norm else inner
+
+
+def squeeze_excite(
+    graph: Builder,
+    value: Value,
+    hidden: int | None,
+    name: str = "squeeze_excite",
+    gate: Activation = "sigmoid",
+) -> Value:
+    """`value` scaled by a gate for each channel, computed from the channels' means by a perceptron of `hidden` channels
+    (Hu et al. 2018, arXiv:1709.01507), or by one layer if `hidden` is None (effective SE, Lee & Park 2020,
+    arXiv:1911.06667)."""
+    batch, channels = value.shape[:2]
+    with graph.scope(name):
+        [inner] = graph.node("GlobalAveragePool", [value], [(batch, channels, 1, 1)], "squeeze")
+        if hidden is not None:
+            inner = activate(graph, convolution(graph, inner, hidden, 1, "reduce", bias=True), "relu")
+        inner = convolution(graph, inner, channels, 1, "expand", bias=True)
+        return graph.multiply(value, activate(graph, inner, gate, "gate"), "scaled")
+
+
+def max_pool(
+    graph: Builder,
+    value: Value,
+    kernel: int,
+    stride: int,
+    padding: int = 0,
+    name: str = "pool",
+    ceil: bool = False,
+) -> Value:
+    """The largest of each window; with `ceil` a last window that the extent only partly fills counts."""
+    return _pool(graph, "MaxPool", value, kernel, stride, padding, name, ceil)
+
+
+def adaptive_average_pool(graph: Builder, value: Value, extents: tuple[int, int], name: str = "pool") -> Value:
+    """The means of `extents` windows that cover the image, the i-th of n along an extent from floor(i extent / n) to
+    ceil((i + 1) extent / n); windows overlap where the division leaves a rest."""
+    height, width = value.shape[2:]
+    if height % extents[0] == 0 and width % extents[1] == 0:
+        window = (height // extents[0], width // extents[1])
+        return value if window == (1, 1) else _pool(graph, "AveragePool", value, window, window, 0, name)
+    with graph.scope(name):
+        for axis, count in ((2, extents[0]), (3, extents[1])):
+            extent = value.shape[axis]
+            bounds = [(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]
+            windows = [graph.slice(value, start, stop, axis, "window") for start, stop in bounds]
+            means = [graph.reduce("ReduceMean", window, [axis], "mean", keepdims=True) for window in windows]
+            value = graph.concat(means, axis, "means")
+        return value
+
+
+def average_pool(
+    graph: Builder,
+    value: Value,
+    kernel: int,
+    stride: int,
+    padding: int = 0,
+    name: str = "pool",
+    ceil: bool = False,
+) -> Value:
+    """The mean of each window; padding is not counted, nor is what `ceil` adds to the extent."""
+    return _pool(graph, "AveragePool", value, kernel, stride, padding, name, ceil, count_include_pad=0)
 
 
 def pooled_classifier(graph: Builder, value: Value, classes: int) -> Value:
@@ -92,10 +188,21 @@ def pooled_classifier(graph: Builder, value: Value, classes: int) -> Value:
 
 
 def _pool(
-    graph: Builder, kind: str, value: Value, kernel: int, stride: int, padding: int, name: str, **attributes: Any
+    graph: Builder,
+    kind: str,
+    value: Value,
+    kernel: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int,
+    name: str,
+    ceil: bool = False,
+    **attributes: Any,
 ) -> Value:
-    window, steps, pads = (kernel, kernel), (stride, stride), [padding] * 4
-    shape = (*value.shape[:2], *_output_extents(value.shape[2:], window, steps, pads))
+    window, steps, pads = _pair(kernel), _pair(stride), [padding] * 4
+    spare = [step - 1 if ceil else 0 for step in steps]
+    extents = [extent + more for extent, more in zip(value.shape[2:], spare, strict=True)]
+    shape = (*value.shape[:2], *_output_extents(extents, window, steps, pads))
+    attributes |= {"ceil_mode": 1} if ceil else {}
     [result] = graph.node(kind, [value], [shape], name, kernel_shape=window, strides=steps, pads=pads, **attributes)
     return result
 

@@ -30,10 +30,11 @@ def tied_logits(graph: Builder, value: Value, table: Value, name: str = "head") 
         return graph.unflatten_rows(logits, value.shape[:-1])
 
 
-def layer_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Value:
+def layer_norm(graph: Builder, value: Value, name: str, epsilon: float = 1e-5, bias: bool = True) -> Value:
     with graph.scope(name):
-        scale, bias = graph.weight("weight", value.shape[-1]), graph.weight("bias", value.shape[-1])
-        [result] = graph.node("LayerNormalization", [value, scale, bias], [value.shape], axis=-1, epsilon=epsilon)
+        inputs = [value, graph.weight("weight", value.shape[-1])]
+        inputs += [graph.weight("bias", value.shape[-1])] if bias else []
+        [result] = graph.node("LayerNormalization", inputs, [value.shape], axis=-1, epsilon=epsilon)
         return result
 
 

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from workloads.blocks.convolution import convolution
+from codesign.errors import BadParameter
+from workloads.blocks.activation import Activation, activate
+from workloads.blocks.convolution import convolution, depthwise
+from workloads.blocks.dense import linear
 from workloads.builder import Builder, Value
+
+
+def image_input(graph: Builder, batch: int, image: int, step: int = 1) -> Value:
+    """A square image (batch, 3, image, image). Raises BadParameter when `image` is no multiple of `step`, the pixels
+    between two tokens of the last stage."""
+    if image % step:
+        raise BadParameter(
+            f"workload '{graph.name}': image = {image}; expected a multiple of {step}, the last stage's step"
+        )
+    return graph.input("pixels", (batch, 3, image, image))
 
 
 def patch_embedding(graph: Builder, value: Value, width: int, patch: int, name: str) -> Value:
@@ -31,3 +44,25 @@ def learned_token(graph: Builder, name: str, batch: int, width: int) -> Value:
         shape = graph.integers("shape", (batch, 1, width))
         [tokens] = graph.node("Expand", [graph.weight("weight", 1, 1, width), shape], [(batch, 1, width)])
         return tokens
+
+
+def positioned(graph: Builder, tokens: Value, name: str = "positions") -> Value:
+    """Tokens with a learned vector for each position added."""
+    return graph.add(tokens, graph.weight(name, 1, *tokens.shape[1:]), "positioned")
+
+
+def depthwise_feed_forward(
+    graph: Builder,
+    value: Value,
+    hidden: int,
+    extents: tuple[int, int],
+    name: str = "mlp",
+    first: Activation = "none",
+    activation: Activation = "gelu",
+) -> Value:
+    """The feed-forward layers with a depthwise 3x3 convolution over the tokens' grid between them (Wang et al. 2022,
+    arXiv:2106.13797); `first` acts before the convolution, `activation` after it."""
+    with graph.scope(name):
+        inner = activate(graph, linear(graph, value, hidden, "up"), first)
+        inner = tokens_of(graph, depthwise(graph, grid_of(graph, inner, *extents), 3, "depthwise"))
+        return linear(graph, activate(graph, inner, activation), value.shape[-1], "down")
