@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from workloads.blocks.activation import activate
-from workloads.blocks.attention import attend
+from workloads.blocks.attention import encoder_attention
 from workloads.blocks.convolution import channel_norm, conv_feed_forward, convolution, depthwise, group_norm
 from workloads.blocks.dense import classifier, layer_norm
 from workloads.blocks.embedding import grid_of, image_input, tokens_of
@@ -125,7 +125,7 @@ def separable_mixer(graph: Builder, value: Value) -> Value:
 def attention_mixer(graph: Builder, value: Value, head_size: int = 32) -> Value:
     """Attention of all pixels without biases."""
     tokens = tokens_of(graph, value)
-    attended = attend(graph, tokens, tokens.shape[-1] // head_size, bias=False, output_bias=False)
+    attended = encoder_attention(graph, tokens, tokens.shape[-1] // head_size, bias=False, output_bias=False)
     return grid_of(graph, attended, *value.shape[2:])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from workloads.blocks.attention import attend
+from workloads.blocks.attention import encoder_attention
 from workloads.blocks.dense import classifier, layer_norm, mlp
 from workloads.blocks.embedding import image_input, learned_token, patch_embedding, positioned
 from workloads.blocks.residual import encoder_blocks
@@ -52,7 +52,7 @@ def vit(
     pixels = image_input(graph, batch, image, patch)
     value = _embed(graph, pixels, width, patch, ["class", "distillation"] if distilled else ["class"])
     feed = partial(mlp, graph, hidden=4 * width)
-    value = encoder_blocks(graph, value, layers, partial(attend, graph, heads=heads), feed, norm, "layer")
+    value = encoder_blocks(graph, value, layers, partial(encoder_attention, graph, heads=heads), feed, norm, "layer")
     value = norm(graph, value, "norm")
     logits = classifier(graph, graph.take(value, 0, 1, "class_token"), classes)
     if distilled:

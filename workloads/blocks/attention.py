@@ -96,7 +96,7 @@ def self_attention(
         return linear(graph, context, width, "output", output_bias), Cache(key, content)
 
 
-def attend(
+def encoder_attention(
     graph: Builder,
     value: Value,
     heads: int,
