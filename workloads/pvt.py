@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from workloads.blocks.attention import merge_heads, project_heads, scaled_dot_product
 from workloads.blocks.convolution import adaptive_average_pool, convolution
@@ -24,7 +24,7 @@ from workloads.blocks.embedding import (
 )
 from workloads.blocks.residual import encoder_blocks
 from workloads.builder import Builder, Value
-from workloads.registry import variants
+from workloads.registry import Table, variants
 
 Reduction = Literal["convolution", "pool"]
 
@@ -48,7 +48,7 @@ VARIANTS = {
 
 REDUCED = {"pvt_tiny": {"image": 64, "widths": (8, 16, 40, 64), "depths": (1, 1, 1, 1), "classes": 10}}
 
-VARIANTS_2 = {
+VARIANTS_2: Table = {
     "pvt_v2_b0": {"depths": (2, 2, 2, 2), "widths": SLIM},
     "pvt_v2_b1": {"depths": (2, 2, 2, 2)},
     "pvt_v2_b2": {"depths": (3, 4, 6, 3)},
@@ -58,9 +58,9 @@ VARIANTS_2 = {
     "pvt_v2_b5": {"depths": (3, 6, 40, 3), "expansions": (4, 4, 4, 4)},
 }
 
-SMALL = {"widths": (8, 16, 40, 64), "depths": (1, 1, 1, 1), "classes": 10}
+SMALL: dict[str, Any] = {"widths": (8, 16, 40, 64), "depths": (1, 1, 1, 1), "classes": 10}
 
-REDUCED_2 = {"pvt_v2_b2": {"image": 64, **SMALL}, "pvt_v2_b2_li": {"image": 224, **SMALL}}
+REDUCED_2: Table = {"pvt_v2_b2": {"image": 64, **SMALL}, "pvt_v2_b2_li": {"image": 224, **SMALL}}
 
 
 @variants(VARIANTS, REDUCED)

@@ -88,8 +88,8 @@ def group_norm(
     with graph.scope(name):
         weight = graph.weight("weight", channels)
         shift = graph.weight("bias", channels) if bias else graph.constant("bias", np.zeros(channels, np.float32))
-        attributes = {"num_groups": groups, "epsilon": epsilon}
-        [result] = graph.node("GroupNormalization", [value, weight, shift], [value.shape], **attributes)
+        inputs = [value, weight, shift]
+        [result] = graph.node("GroupNormalization", inputs, [value.shape], num_groups=groups, epsilon=epsilon)
         return result
 
 
