@@ -9,7 +9,7 @@ from workloads.blocks.audio import spectrogram_tokens
 from workloads.blocks.dense import classifier, layer_norm
 from workloads.builder import Builder
 from workloads.registry import Table, variants
-from workloads.vit import EPSILON, encoder_block
+from workloads.vit import encoder
 
 VARIANTS: Table = {
     "ssast_tiny": {"width": 192, "heads": 3},
@@ -45,10 +45,7 @@ def ssast(
     to logits (batch, classes)."""
     spectrogram = graph.input("spectrogram", (batch, 1, mel_bins, frames))
     value = spectrogram_tokens(graph, spectrogram, width, patch, stride, ["class", "distillation"])
-    for layer in range(layers):
-        with graph.scope(f"layer{layer}"):
-            value = encoder_block(graph, value, heads)
-    value = layer_norm(graph, value, "norm", EPSILON)
+    value = encoder(graph, value, layers, heads)
     if not classes:
         graph.output(value, "tokens")
         return

@@ -51,15 +51,20 @@ def vit(
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     pixels = image_input(graph, batch, image, patch)
     value = _embed(graph, pixels, width, patch, ["class", "distillation"] if distilled else ["class"])
-    feed = partial(mlp, graph, hidden=4 * width)
-    value = encoder_blocks(graph, value, layers, partial(encoder_attention, graph, heads=heads), feed, norm, "layer")
-    value = norm(graph, value, "norm")
+    value = encoder(graph, value, layers, heads)
     logits = classifier(graph, graph.take(value, 0, 1, "class_token"), classes)
     if distilled:
         distilled_token = graph.take(value, 1, 1, "distillation_token")
         distilled_logits = classifier(graph, distilled_token, classes, "distillation_head")
         logits = graph.multiply(graph.add(logits, distilled_logits), graph.scalar("half", 0.5), "mean_logits")
     graph.output(logits, "logits")
+
+
+def encoder(graph: Builder, value: Value, layers: int, heads: int) -> Value:
+    """Tokens (batch, tokens, width) through pre-norm blocks with perceptrons of four widths, and a last norm."""
+    feed = partial(mlp, graph, hidden=4 * value.shape[-1])
+    value = encoder_blocks(graph, value, layers, partial(encoder_attention, graph, heads=heads), feed, norm, "layer")
+    return norm(graph, value, "norm")
 
 
 def _embed(graph: Builder, pixels: Value, width: int, patch: int, extra_tokens: list[str]) -> Value:
