@@ -12,6 +12,8 @@ from codesign.errors import BadModel, CodesignError, DoesNotFit
 from codesign.executor.bodies import lend
 from codesign.executor.epilogue import follow
 from codesign.executor.inputs import checked_inputs
+from codesign.executor.prepared import prepare
+from codesign.executor.prepared.step import Prepared
 from codesign.executor.values import described, owned
 from codesign.executor.weights import CACHE_BYTES, WeightStore
 from codesign.graph import Graph, Op
@@ -50,6 +52,7 @@ class _Step:
     op: Op
     operator: Operator
     dead: tuple[str, ...]
+    prepared: Prepared | None
 
 
 class Executor:
@@ -67,11 +70,12 @@ class Executor:
         weight_cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.graph = graph
+        self._given_numerics = numerics
         self._numerics = numerics or Exact()
         self._seed = seed_weights
         self._cache_bytes = weight_cache_bytes
         self._weights = WeightStore(graph, seed_weights, weight_cache_bytes)
-        self._steps = _plan(graph)
+        self._steps = _plan(graph, self._weights if numerics is None else None)
         self._bodies: dict[int, Executor] = {}
 
     def run(self, inputs: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Array]:
@@ -117,8 +121,11 @@ class Executor:
 
     def _compute(self, step: _Step, read: Callable[[str], Array], observe: Observer | None) -> list[Array]:
         op = step.op
-        inputs = [read(name) if name else None for name in op.inputs]
         try:
+            outputs = step.prepared(read) if step.prepared is not None else None
+            if outputs is not None:
+                return outputs
+            inputs = [read(name) if name else None for name in op.inputs]
             if op.bodies:
                 with lend(lambda body, arguments: self._run_body(body, arguments, read, observe)):
                     return self._numerics.compute(op, step.operator, inputs, read)
@@ -128,7 +135,7 @@ class Executor:
         except MemoryError as error:
             raise DoesNotFit(f"node '{op.name}' ({op.kind}): not enough memory for its result: {error}") from error
         except Exception as error:
-            shapes = ", ".join(map(described, inputs))
+            shapes = ", ".join(described(read(name) if name else None) for name in op.inputs)
             raise BadModel(f"node '{op.name}' ({op.kind}): cannot compute for inputs {shapes}: {error}") from error
 
     def _run_body(
@@ -137,18 +144,22 @@ class Executor:
         """The outputs of a body of one of the graph's operations; `read` gives the values around it."""
         inner = self._bodies.get(id(body))
         if inner is None:
-            inner = self._bodies[id(body)] = Executor(body, self._numerics, self._seed, self._cache_bytes)
+            inner = self._bodies[id(body)] = Executor(body, self._given_numerics, self._seed, self._cache_bytes)
         values = {name: read(name) for name in body.captured if name not in body.weights}
         values.update(zip(body.inputs, arguments, strict=True))
         outputs = inner._run(values, observe)
         return [outputs[name] for name in body.outputs]
 
 
-def _plan(graph: Graph) -> list[_Step]:
+def _plan(graph: Graph, weights: WeightStore | None) -> list[_Step]:
+    """The steps; made ready with `weights` where the arithmetic is the standard's."""
     dying: dict[int, list[str]] = {}
     for name, index in last_uses(graph).items():
         dying.setdefault(index, []).append(name)
-    return [_Step(op, find(op), tuple(dying.get(index, ()))) for index, op in enumerate(graph.ops)]
+    return [
+        _Step(op, find(op), tuple(dying.get(index, ())), None if weights is None else prepare(op, graph, weights))
+        for index, op in enumerate(graph.ops)
+    ]
 
 
 def execute(

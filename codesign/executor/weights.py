@@ -32,13 +32,23 @@ class WeightStore:
         """The array called `name`. Raises BadModel when its values are absent and no seed was given."""
         found = self._kept.get(name)
         if found is None:
-            found = self._read(name)
-            if self._bytes + found.nbytes <= self._limit:
+            found = self.read(name)
+            if self.admit(found.nbytes):
                 self._kept[name] = found
-                self._bytes += found.nbytes
         return found
 
-    def _read(self, name: str) -> Array:
+    def admit(self, size: int) -> bool:
+        """True, and counted, when `size` more bytes may be kept."""
+        fits = self._bytes + size <= self._limit
+        self._bytes += size * fits
+        return fits
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the weight called `name`, which is not read."""
+        return self._graph.weights[name].tensor.shape
+
+    def read(self, name: str) -> Array:
+        """The array called `name`, not kept here: for one that is kept in another form. Raises as above."""
         weight = self._graph.weights[name]
         found = weight.array(self._seed)
         if found is None:

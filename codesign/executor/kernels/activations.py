@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import carray, njit
 
+from codesign.executor.kernels.compiled import kernel
 from codesign.executor.kernels.exponential import exp32
+from codesign.executor.kernels.vector import floats_at
 
 Array = np.ndarray[Any, Any]
 
@@ -20,12 +22,13 @@ _CUBIC = np.float32(0.044715)
 # erf(x) / x below one: the first terms of its Taylor series in x^2; what is left out is below 2e-8.
 _SERIES = tuple(np.float32(2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1))) for n in range(10))
 _S0, _S1, _S2, _S3, _S4, _S5, _S6, _S7, _S8, _S9 = _SERIES
+# tanh(x) - x, its Taylor series.
+_T3, _T5, _T7 = np.float32(-1 / 3), np.float32(2 / 15), np.float32(-17 / 315)
+_T9, _T11, _NEAR = np.float32(62 / 2835), np.float32(-1382 / 155925), np.float32(0.5)
 # 1 - erf(x) from one on: Abramowitz & Stegun 7.1.26, absolute error below 1.5e-7.
 _P = np.float32(0.3275911)
 _A1, _A2, _A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.421413741)
 _A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
-
-_FAST = {"contract"}
 
 
 @njit(inline="always")
@@ -40,20 +43,20 @@ def _erf32(x: Any) -> Any:
     return x * near if size < _ONE else far
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@kernel
 def _erf(values: Array) -> None:
     for index in range(values.size):
         values[index] = _erf32(values[index])
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@kernel
 def _gelu(values: Array) -> None:
     for index in range(values.size):
         x = values[index]
         values[index] = _HALF * x * (_ONE + _erf32(x * _SQRT_HALF))
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@kernel
 def _gelu_tanh(values: Array) -> None:
     for index in range(values.size):
         x = values[index]
@@ -62,24 +65,56 @@ def _gelu_tanh(values: Array) -> None:
         values[index] = x / (_ONE + exp32(-doubled))
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@kernel
 def _sigmoid(values: Array) -> None:
     for index in range(values.size):
         values[index] = _ONE / (_ONE + exp32(-values[index]))
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@kernel
 def _swish(values: Array) -> None:
     for index in range(values.size):
         x = values[index]
         values[index] = x / (_ONE + exp32(-x))
 
 
-_LOOPS = {"erf": _erf, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "sigmoid": _sigmoid, "swish": _swish}
+@kernel
+def _tanh(values: Array) -> None:
+    for index in range(values.size):
+        # tanh(x) is 2 / (1 + exp(-2 x)) - 1; near zero that cancels, and the first terms of its series hold.
+        x = values[index]
+        square = x * x
+        near = x + x * square * (_T3 + square * (_T5 + square * (_T7 + square * (_T9 + square * _T11))))
+        far = _TWO / (_ONE + exp32(-_TWO * x)) - _ONE
+        values[index] = near if abs(x) < _NEAR else far
+
+
+@kernel
+def activate_at(number: int, address: int, count: int) -> None:
+    """Apply the activation of that number to `count` float32 at an address."""
+    values = carray(floats_at(address), (count,))
+    if number == 1:
+        _erf(values)
+    elif number == 2:
+        _gelu(values)
+    elif number == 3:
+        _gelu_tanh(values)
+    elif number == 4:
+        _sigmoid(values)
+    elif number == 5:
+        _swish(values)
+    elif number == 6:
+        _tanh(values)
+
+
+_LOOPS = {
+    "erf": _erf, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "sigmoid": _sigmoid, "swish": _swish, "tanh": _tanh,
+}  # fmt: skip
+ACTIVATION_NUMBERS = {name: number for number, name in enumerate(_LOOPS, start=1)}
 
 
 def activation(name: str, values: Array) -> Array:
-    """The activation called `name` (erf, gelu, gelu_tanh, sigmoid, swish) of float32 `values`, of any shape."""
+    """The activation called `name` (erf, gelu, gelu_tanh, sigmoid, swish, tanh) of float32 `values`, of any shape."""
     return activate(name, np.array(values, order="C"))
 
 

@@ -1,0 +1,28 @@
+"""Images in channels-last order: the same values, (batch, height, width, channels), contiguous."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codesign.ops.base import Array
+
+
+def channels_last(image: Array) -> Array:
+    """(batch, channels, width) or (batch, channels, height, width) as (batch, height, width, channels), contiguous;
+    copied only when channels do not lie closest together yet."""
+    plane = image[:, :, None] if image.ndim == 3 else image
+    return np.ascontiguousarray(plane.transpose(0, 2, 3, 1))
+
+
+def channels_first(pixels: Array, rank: int) -> Array:
+    """A view of (batch, height, width, channels) with channels second and `rank` spatial axes."""
+    plane = pixels.transpose(0, 3, 1, 2)
+    return plane[:, :, 0] if rank == 1 else plane
+
+
+def padded(pixels: Array, before: tuple[int, int], after: tuple[int, int]) -> Array:
+    """A copy with zeros around the two middle axes."""
+    batch, height, width, channels = pixels.shape
+    whole = np.zeros((batch, height + before[0] + after[0], width + before[1] + after[1], channels), pixels.dtype)
+    whole[:, before[0] : before[0] + height, before[1] : before[1] + width] = pixels
+    return whole

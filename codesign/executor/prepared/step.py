@@ -1,0 +1,57 @@
+"""What a prepared operation is, and how it holds the weights that it keeps in an order of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from codesign.executor.weights import WeightStore
+from codesign.graph import Graph
+from codesign.ops.base import Array
+
+Read = Callable[[str], Array]
+
+
+class Prepared(Protocol):
+    """One operation, its epilogue included."""
+
+    def __call__(self, read: Read) -> list[Array] | None:
+        """The outputs, for inputs that `read` gives by name; None when these inputs are not what it is made for."""
+
+
+class Packed:
+    """What `make` makes of weights, made when first needed and kept as far as the store keeps anything."""
+
+    def __init__(self, store: WeightStore, names: tuple[str, ...], make: Callable[..., tuple[Array, ...]]) -> None:
+        self._store, self._names, self._make = store, names, make
+        self._kept: tuple[Array, ...] | None = None
+
+    def __call__(self) -> tuple[Array, ...]:
+        if self._kept is not None:
+            return self._kept
+        made = self._make(*(self._store.read(name) for name in self._names))
+        if self._store.admit(sum(array.nbytes for array in made)):
+            self._kept = made
+        return made
+
+
+def address(array: Array) -> int:
+    """Where the first element of an array lies."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def is_weight(graph: Graph, name: str, rank: int | None = None) -> bool:
+    """True for a weight of float32, of that rank if one is named."""
+    tensor = graph.tensors.get(name)
+    return (
+        name in graph.weights and tensor is not None and tensor.dtype == "float32"
+        and (rank is None or len(tensor.shape) == rank)
+    )  # fmt: skip
+
+
+def number(graph: Graph, name: str) -> float | None:
+    """The value of a weight of one element, when it is in memory already."""
+    weight = graph.weights.get(name)
+    found: Any = None if weight is None else weight.inline
+    return float(found.item()) if found is not None and found.size == 1 else None
