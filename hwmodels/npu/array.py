@@ -15,6 +15,7 @@ import numpy as np
 
 from codesign.dtypes import dtype
 from codesign.work import Contraction
+from hwmodels.npu import sparsity
 from hwmodels.npu.parameters import Array
 
 Values = Any
@@ -25,7 +26,7 @@ Values = Any
 class Product:
     """The loops of a contraction as the array sees them: `groups` times, for `height` x `width` output positions and
     `channels` outputs, a reduction over `kernel` taps of `depth` inputs. A depthwise convolution has one group and a
-    depth of 1 for each of its channels."""
+    depth of 1 for each of its channels. Densities and patterns are those of the operands (codesign.work.Operand)."""
 
     groups: int
     height: int
@@ -38,6 +39,9 @@ class Product:
     depth: int
     depthwise: bool
     bits: int
+    input_density: float = 1.0
+    weight_density: float = 1.0
+    weight_patterns: tuple[tuple[int, int], ...] = ()
 
     @property
     def kernel(self) -> int:
@@ -56,10 +60,12 @@ class Product:
 def product_of(work: Contraction) -> Product:
     """The loops of `work`. Positions of a one-tap product have no neighbours to keep, so they lie in one row."""
     bits = max(dtype(work.dtype).bits, 8)
+    weight = work.reads[min(1, len(work.reads) - 1)]
+    zeros = work.reads[0].density, weight.density, weight.patterns
     convolution = work.convolution
     taps = convolution.kernel if convolution is not None and not convolution.transposed else (1,)
     if convolution is None or convolution.transposed or max(taps) == 1:
-        return Product(work.batch, 1, work.m, work.n, 1, 1, 1, 1, work.k, False, bits)
+        return Product(work.batch, 1, work.m, work.n, 1, 1, 1, 1, work.k, False, bits, *zeros)
     # Axes before the last are taken together: a volume is a tall image.
     width = convolution.output_spatial[-1]
     tall = 1
@@ -71,7 +77,7 @@ def product_of(work: Contraction) -> Product:
         groups, channels, depth = 1, work.batch * work.n, 1
     return Product(
         groups, work.m // width, width, channels, tall, taps[-1], stride, convolution.stride[-1], depth,
-        convolution.depthwise, bits,
+        convolution.depthwise, bits, *zeros,
     )  # fmt: skip
 
 
@@ -122,21 +128,30 @@ def granules(array: Array, product: Product) -> int:
     return min(deep, by_tap)
 
 
+def granule_weights(array: Array, product: Product) -> int:
+    """Weights of one granule for all rows of the array."""
+    return array.rows * array.reduction_steps * sparsity.lane_width(array, product.depthwise)
+
+
 def decode_cycles(array: Array, product: Product) -> float:
-    """Cycles in which the weight decoder fills one granule for all rows of the array."""
-    return array.rows * array.reduction_steps * (1 if product.depthwise else array.columns) / array.weight_decoder_rate
+    """Cycles in which the weight decoder fills one granule for all rows of the array, without zeros passed over."""
+    share = sparsity.decoded_share(array, product.weight_density)
+    return granule_weights(array, product) * share / array.weight_decoder_rate
 
 
 def _dot_product_cycles(array: Array, product: Product, tiles: Tiles) -> Values:
     """A granule lasts until its weights are decoded and all blocks of the tile have used them, whichever is later; a
     tile at the edge has fewer blocks and may wait for the decoder."""
     decode = decode_cycles(array, product)
+    steps = sparsity.steps(
+        array, product.depthwise, product.input_density, product.weight_density, product.weight_patterns
+    )
     unit = (1, array.block_height * array.block_width) if product.flat else (array.block_height, array.block_width)
     over_positions = 0
     for down, height in _parts(product.height, tiles.height):
         for across, width in _parts(product.width, tiles.width):
             blocks = -(-height // unit[0]) * -(-width // unit[1])
-            over_positions = over_positions + down * across * np.maximum(decode, array.reduction_steps * blocks)
+            over_positions = over_positions + down * across * np.maximum(decode, steps * blocks)
     return granules(array, product) * covered(product.channels, tiles.channels, array.rows) * over_positions
 
 

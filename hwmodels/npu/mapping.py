@@ -10,6 +10,7 @@ from codesign.hardware import MappedOp
 from codesign.work import Attention, Contraction, Map, Move, Operand, Reduce, Work
 from hwmodels.npu.parameters import NpuParameters
 from hwmodels.npu.pipeline import Load, Pipeline, event_ticks
+from hwmodels.npu.sparsity import multiplied_share
 from hwmodels.npu.tiling import Operands, Tiling, search, working_bytes
 
 Pipelines = tuple[Pipeline, ...]
@@ -95,7 +96,7 @@ def _product_pipeline(
     epilogue = work.epilogue_flops / tiles
     operations = elements + max(0.0, epilogue - 2 * elements)  # scaling clamps the result on both sides anyway
     scale = tiling.product.bits // 8
-    macs = work.macs / tiles
+    macs = work.macs * multiplied_share(parameters.array, work) / tiles
     beside = sum(operand.bytes for operand in work.reads[2:]) / tiles
     return Pipeline(
         tiles=tiles,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from codesign.hardware import Parameters
 
 Dataflow = Literal["weight_stationary", "output_stationary", "input_stationary", "dot_product"]
+Skipped = Literal["none", "weights", "inputs", "both"]
 
 
 class Array(Parameters):
@@ -55,6 +56,24 @@ class Array(Parameters):
         default=("int8", "uint8", "int4", "int16"),
         description="element types multiplied; 16-bit ones take twice the cycles of 8-bit ones",
     )
+    skips_zeros: Skipped = Field(
+        default="none",
+        description="operands whose zeros take no cycle (dot_product only): the lanes pass over them within a granule "
+        "of columns x reduction_steps elements and wait for each other at its end",
+    )
+    gates_zeros: bool = Field(
+        default=False,
+        description="whether a multiplier with a zero operand is held still: it takes its cycle and no energy",
+    )
+
+    @model_validator(mode="after")
+    def _only_lanes_can_skip(self) -> Array:
+        if self.skips_zeros != "none" and self.dataflow != "dot_product":
+            raise ValueError(
+                f"skips_zeros = {self.skips_zeros} needs dataflow = dot_product: operands of a {self.dataflow} array "
+                "move in lockstep; gates_zeros saves their energy"
+            )
+        return self
 
 
 class Sram(Parameters):
@@ -92,6 +111,10 @@ class Weights(Parameters):
     """How weights are stored off chip."""
 
     compression_ratio: float = Field(default=1.0, gt=0, le=2, description="encoded bytes / original bytes")
+    zero_mask: bool = Field(
+        default=False,
+        description="whether zeros are left out: a bit for each weight says whether it follows, where that is shorter",
+    )
 
 
 class Vector(Parameters):

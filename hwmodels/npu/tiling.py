@@ -16,6 +16,7 @@ import numpy as np
 from codesign.work import Contraction
 from hwmodels.npu.array import Product, Tiles, fetched_elements, group_cycles, product_of
 from hwmodels.npu.parameters import NpuParameters
+from hwmodels.npu.sparsity import masked_share
 
 _SHORT_LIST = 4
 """Tiles of each loop order that are worth a run on the engine: the estimate is within a few percent of it."""
@@ -150,7 +151,8 @@ class _Plan:
         self.array_cycles = product.groups * group_cycles(parameters.array, product, tiles)
         self.array_cycles = self.array_cycles + self.count * parameters.control.tile_cycles
         fetched_inputs, fetched_weights = fetched_elements(parameters.array, product, tiles, elements)
-        fetched = fetched_inputs * operands.input_bytes + fetched_weights * operands.weight_bytes
+        stored = operands.weight_bytes * _unmasked_share(parameters, product, operands)
+        fetched = fetched_inputs * operands.input_bytes + fetched_weights * stored
         self.read_bytes = product.groups * fetched
         self.output_elements = product.groups * product.height * product.width * product.channels
         self.time = self._estimate(parameters, operands)
@@ -253,7 +255,12 @@ def _weights(
     parameters: NpuParameters, product: Product, operands: Operands, tiles: Tiles, over_channels: Float64
 ) -> _Side:
     """The weight side. Weights are stored encoded and decoded on their way into the array."""
-    ratio = parameters.weights.compression_ratio
+    ratio = parameters.weights.compression_ratio * _unmasked_share(parameters, product, operands)
     room = product.reduction * tiles.channels * operands.weight_bytes * ratio
     whole = product.reduction * product.channels * operands.weight_bytes * ratio
     return _Side(room, whole / over_channels, whole, operands.weights_resident)
+
+
+def _unmasked_share(parameters: NpuParameters, product: Product, operands: Operands) -> float:
+    """Bytes of the weights that are left where zeros are masked out, over all."""
+    return masked_share(product.weight_density, 8 * operands.weight_bytes) if parameters.weights.zero_mask else 1.0
