@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from codesign.simulation import simulate
     from codesign.statistics import measure
     from codesign.study.explain import explain
+    from codesign.study.generation import generate
     from codesign.study.sweep import sweep
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "device_names",
     "execute",
     "explain",
+    "generate",
     "load",
     "measure",
     "random_inputs",
@@ -43,6 +45,7 @@ _HOMES = {
     "device": "codesign.registry",
     "device_names": "codesign.registry",
     "explain": "codesign.study.explain",
+    "generate": "codesign.study.generation",
     "load": "codesign.model",
     "measure": "codesign.statistics",
     "simulate": "codesign.simulation",

@@ -236,6 +236,50 @@ def explain(
 
 
 @app.command()
+def generate(
+    model: ModelArgument,
+    device: DeviceOption,
+    prompt: Annotated[int, typer.Option(min=1, help="tokens of each prompt")],
+    tokens: Annotated[int, typer.Option(min=1, help="tokens generated for each sequence")],
+    batch: Annotated[int, typer.Option(min=1, help="sequences generated together")] = 1,
+    dtype: DtypeOption = None,
+    decode: Annotated[
+        str | None, typer.Option(help="model of a decode step (default: zoo:NAME_decode, or the same file)")
+    ] = None,
+    sequence: Annotated[str, typer.Option(help="the model's name for the number of new tokens")] = "sequence",
+    past: Annotated[str, typer.Option(help="the model's name for the number of tokens in the cache")] = "past",
+    bind: BindOption = None,
+    settings: SetOption = None,
+    fidelity: FidelityOption = "event",
+    json: Annotated[Path | None, typer.Option(help="write the result as JSON ('-': standard output)")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write every step's time, energy and memory as CSV")] = None,
+    html: Annotated[Path | None, typer.Option(help="write the figure of time and memory over the context")] = None,
+) -> None:
+    """Simulate text generation: time to the first token and for each further one, tokens/s, energy, memory."""
+    from codesign.registry import device as find_device
+    from codesign.study.generation import Dimensions
+    from codesign.study.generation import generate as run
+
+    _check_writable(json, csv, html)
+    found = run(
+        model, find_device(device, **_settings(settings)), prompt, tokens, batch, dtype, fidelity, decode,
+        Dimensions(sequence, past), _sizes(bind),
+    )  # fmt: skip
+    if json is None or str(json) != "-":
+        from rich.console import Console
+
+        Console().print(found)
+    if json is not None:
+        _write_text(json, found.to_json())
+    if csv is not None:
+        found.steps.to_csv(csv, index=False)
+    if html is not None:
+        from codesign.report.html import figure_page
+
+        html.write_text(figure_page(found.to_figure()), encoding="utf-8")
+
+
+@app.command()
 def execute(
     model: ModelArgument,
     outputs: Annotated[Path, typer.Option(help="where the outputs are written (.npz)")],

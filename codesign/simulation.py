@@ -102,12 +102,16 @@ def prepare(graph: Graph, dtype: str) -> Prepared:
     for known, known_dtype, prepared in _recent:
         if known() is graph and known_dtype == dtype:
             return prepared
-    optimised = optimise(graph)
-    values = values_of(optimised, dtype)
-    works = tuple(work_of(op, values) for op in optimised.ops)
-    prepared = Prepared(optimised, graph.parameters, dtype, values, works)
+    prepared = lowered(optimise(graph), graph.parameters, dtype)
     _recent.appendleft((weakref.ref(graph), dtype, prepared))
     return prepared
+
+
+def lowered(optimised: Graph, parameters: int, dtype: str) -> Prepared:
+    """A graph that was transformed already, lowered; `parameters` are its learned values as loaded."""
+    values = values_of(optimised, dtype)
+    works = tuple(work_of(op, values) for op in optimised.ops)
+    return Prepared(optimised, parameters, dtype, values, works)
 
 
 def report(prepared: Prepared, device: Device, fidelity: str = "event") -> Report:
@@ -229,9 +233,7 @@ def _document(prepared: Prepared, device: Device, fidelity: str, plan: MemoryPla
     program, graph = found.program, prepared.graph
     latency_s = found.end_s
     task_energy = program.energy_J * program.count[:, None]
-    components = dict(zip(program.components, task_energy.sum(axis=0).tolist(), strict=True))
-    energy = {name: joules for name, joules in components.items() if joules > 0}
-    energy["static"] = device.static_power_W * latency_s
+    energy = energy_by_component(device, found)
     total_J = sum(energy.values())
     resources = _resource_records(program, task_energy, latency_s)
     compute = [resources[name].utilisation for name in device.compute_resources]
@@ -259,6 +261,16 @@ def _document(prepared: Prepared, device: Device, fidelity: str, plan: MemoryPla
         resources=resources,
         energy=energy,
     )
+
+
+def energy_by_component(device: Device, found: Run) -> dict[str, float]:
+    """Joules of a run: of its tasks by component, and the device's static power over the latency."""
+    joules = found.program.energy_J.T @ found.program.count
+    components = zip(found.program.components, joules.tolist(), strict=True)
+    return {
+        **{name: each for name, each in components if each > 0},
+        "static": device.static_power_W * found.end_s,
+    }
 
 
 def _resource_records(program: Program, task_energy: Array, latency_s: float) -> dict[str, ResourceRecord]:
