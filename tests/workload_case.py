@@ -25,13 +25,17 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def macs_by_onnx_shapes(model: onnx.ModelProto) -> int:
-    """Multiply-accumulates of convolutions, products and attention, from inferred shapes."""
+    """Multiply-accumulates of convolutions, products and attention, from inferred shapes; not of what is computed of
+    weights and constants alone, once for all inputs."""
     return _macs(model.graph, shapes_of(model))
 
 
 def _macs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    total = 0
+    total, fixed = 0, {tensor.name for tensor in graph.initializer}
     for node in graph.node:
+        if fixed.issuperset(filter(None, node.input)) and node.op_type != "Scan":
+            fixed.update(node.output)
+            continue
         inputs = [shapes.get(name, ()) for name in node.input]
         output = math.prod(shapes[node.output[0]])
         if node.op_type in ("Conv", "DeformConv"):

@@ -7,7 +7,7 @@ the largest model is built in milliseconds. `workloads.storage` gives them value
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -234,6 +234,22 @@ class Builder:
             for part, at in (("start", start), ("stop", stop), ("axis", axis % value.rank))
         ]
         [result] = self.node("Slice", [value, *bounds], [shape], name)
+        return result
+
+    def pad(self, value: Value, amounts: Mapping[int, tuple[int, int]], name: str = "") -> Value:
+        """`value` with zeros before and after it along each axis of `amounts`; itself where there are none."""
+        if not any(before or after for before, after in amounts.values()):
+            return value
+        shape = [*value.shape]
+        for axis, (before, after) in amounts.items():
+            shape[axis] += before + after
+        pads = [before for before, _ in amounts.values()] + [after for _, after in amounts.values()]
+        stated = [
+            self.integers(f"{name or 'Pad'}.pads", pads),
+            None,
+            self.integers(f"{name or 'Pad'}.axes", [*amounts]),
+        ]
+        [result] = self.node("Pad", [value, *stated], [shape], name)
         return result
 
     def split_sizes(self, value: Value, sizes: Sequence[int], axis: int = -1, name: str = "") -> list[Value]:

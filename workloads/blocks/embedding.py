@@ -66,3 +66,22 @@ def depthwise_feed_forward(
         inner = activate(graph, linear(graph, value, hidden, "up"), first)
         inner = tokens_of(graph, depthwise(graph, grid_of(graph, inner, *extents), 3, "depthwise"))
         return linear(graph, activate(graph, inner, activation), value.shape[-1], "down")
+
+
+def merge_patches(graph: Builder, grid: Value) -> Value:
+    """Each 2x2 pixels of a grid (batch, height, width, channels) made one of four times the channels."""
+    batch, height, width, channels = grid.shape
+    with graph.scope("merge"):
+        split = graph.reshape(grid, (batch, height // 2, 2, width // 2, 2, channels), "split")
+        gathered = graph.transpose(split, (0, 1, 3, 4, 2, 5))
+        return graph.reshape(gathered, (batch, height // 2, width // 2, 4 * channels), "merged")
+
+
+def channels_last(graph: Builder, value: Value, name: str = "channels_last") -> Value:
+    """(batch, channels, height, width) to (batch, height, width, channels)."""
+    return graph.transpose(value, (0, 2, 3, 1), name)
+
+
+def channels_first(graph: Builder, value: Value, name: str = "channels_first") -> Value:
+    """(batch, height, width, channels) to (batch, channels, height, width)."""
+    return graph.transpose(value, (0, 3, 1, 2), name)
