@@ -21,6 +21,7 @@ PRODUCTS = frozenset(
         "MatMulInteger",
         "QLinearConv",
         "QLinearMatMul",
+        "QGemm",
     }
 )
 ROWWISE = frozenset(

@@ -23,6 +23,7 @@ from codesign.transforms.quantised_values import (
 from codesign.transforms.rewrite import Array, Rewriter
 
 INTEGER_PRODUCTS = {"Conv": "ConvInteger", "MatMul": "MatMulInteger", "Gemm": "MatMulInteger"}
+QUANTISED_PRODUCTS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul", "Gemm": "QGemm"}
 
 
 @dataclass
@@ -44,7 +45,9 @@ class Product:
         if not product.fits():
             return
         limits, quantiser = limits_before(view, op.outputs[0])
-        if op.kind == "Gemm" or quantiser is None or not product.to_quantised(limits, quantiser):
+        if quantiser is not None and product.to_quantised(limits, quantiser):
+            return
+        if op.kind != "Gemm" or not product.to_gemm():
             product.to_integers()
 
     def fits(self) -> bool:
@@ -76,22 +79,39 @@ class Product:
         return self.op.inputs[2] if len(self.op.inputs) > 2 else ""
 
     def to_quantised(self, limits: list[Op], quantiser: Op) -> bool:
-        """Write QLinearConv or QLinearMatMul; False when the bias or the limits do not allow it."""
-        view, rewriter = self.view, self.rewriter
+        """Write QLinearConv, QLinearMatMul or QGemm; False when the bias or the limits do not allow it."""
+        view, rewriter, kind = self.view, self.rewriter, self.op.kind
         bias = view.producer(self.bias, "DequantizeLinear") if self.bias else None
         if self.bias and (bias is None or not self._has_scale_of_sums(bias)):
             return False
         bounds = integer_bounds(view, rewriter, limits, quantiser)
         if bounds is None:
             return False
-        sides = [
-            part for side in (self.left, self.right) for part in (side.integers, side.scale, self._full_zero(side))
-        ]
-        inputs = [*sides, *target_of(view, rewriter, quantiser), *([bias.inputs[0]] if bias is not None else [])]
-        kind = "QLinearConv" if self.op.kind == "Conv" else "QLinearMatMul"
-        new = limited(view, rewriter, quantiser, bounds, kind, inputs, dict(self.op.attributes), "", 10)
+        target, addend = target_of(view, rewriter, quantiser), [] if bias is None else [bias.inputs[0]]
+        inputs = (*self._sides(), *(addend or [""]), *target) if kind == "Gemm" else (*self._sides(), *target, *addend)
+        domain, opset = ("com.microsoft", 1) if kind == "Gemm" else ("", 10)
+        new = limited(
+            view, rewriter, quantiser, bounds, QUANTISED_PRODUCTS[kind], inputs, self._attributes(), domain, opset
+        )
         self._replace([self.op, *limits, quantiser], new, bias)
         return True
+
+    def to_gemm(self) -> bool:
+        """Write QGemm with a float result; False when the bias has other steps than the sums."""
+        bias = self.view.producer(self.bias, "DequantizeLinear") if self.bias else None
+        if bias is None or not self._has_scale_of_sums(bias):
+            return False
+        inputs = (*self._sides(), bias.inputs[0])
+        new = Op(self.op.name, "QGemm", inputs, self.op.outputs, self._attributes(), "com.microsoft", 1)
+        self._replace([self.op], [new], bias)
+        return True
+
+    def _sides(self) -> list[str]:
+        return [part for side in (self.left, self.right) for part in (side.integers, side.scale, self._full_zero(side))]
+
+    def _attributes(self) -> dict[str, object]:
+        """Those of the product; of a Gemm all but the factor of the bias, which is one."""
+        return {name: value for name, value in self.op.attributes.items() if name != "beta"}
 
     def to_integers(self) -> None:
         """Write an integer product, its dequantisation and the bias addition."""
