@@ -288,15 +288,24 @@ def execute(
     seed_weights: SeedWeightsOption = None,
     batch: BatchOption = None,
     bind: BindOption = None,
+    quantised: Annotated[
+        Literal["fused", "standard", "saturating"],
+        typer.Option(
+            help="fused: dequantised values are computed on as integers, as onnxruntime's optimiser does; standard: as "
+            "floats; saturating: fused, bytes multiplied as by x86 processors without VNNI"
+        ),
+    ] = "fused",
 ) -> None:
     """Run a model's numbers on this machine and write its outputs. Symbolic dimensions follow the inputs given."""
-    from codesign.executor import Executor
+    from codesign.executor import Executor, SaturatingPairs
     from codesign.study.arrays import flattened, write_arrays
     from codesign.transforms import optimise
 
     _check_writable(outputs)
     graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs, dynamic=True)
-    results = flattened(Executor(optimise(graph), seed_weights=seed_weights).run(feeds))
+    numerics = SaturatingPairs() if quantised == "saturating" else None
+    fused = optimise(graph, "standard" if quantised == "standard" else "fused")
+    results = flattened(Executor(fused, numerics, seed_weights=seed_weights).run(feeds))
     write_arrays(outputs, results)
     for name, values in results.items():
         typer.echo(f"{name}: {values.dtype} {list(values.shape)}")

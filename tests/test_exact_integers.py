@@ -21,6 +21,7 @@ from codesign.executor import Executor
 from codesign.executor.kernels.saturating import saturating_pairs
 from codesign.frontend import from_proto
 from tests.onnx_case import NodeCase
+from tests.processor import this_processor
 
 MICROSOFT = "com.microsoft"
 EXAMPLES = settings(max_examples=40, deadline=None)
@@ -59,7 +60,9 @@ class Draw:
 
 
 def to_the_bit(case: NodeCase) -> None:
-    computed, expected, inferred = case.computed(), case.expected(), case.inferred()
+    with this_processor():
+        computed = case.computed()
+    expected, inferred = case.expected(), case.inferred()
     for mine, theirs, (shape, dtype) in zip(computed, expected, inferred, strict=True):
         assert (mine.shape, name_of(mine.dtype)) == (theirs.shape, name_of(theirs.dtype)) == (shape, dtype)
         np.testing.assert_array_equal(mine, theirs)

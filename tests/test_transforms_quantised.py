@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -123,8 +125,62 @@ def test_gemm_without_quantisation_after_gives_floats(turned: int) -> None:
     build = QuantisedBuild()
     weights = build.dequantised(8, 16, axis=0) if turned else build.dequantised(16, 8, axis=1)
     product = build.op("Gemm", build.quantised_input(5, 16), weights, build.bias(weights, 8), transB=turned)
+    assert kinds(keeps_values(build.graph(product), optimise)) == {"QGemm": 1}
+
+
+def test_gemm_with_a_float_bias_adds_it_after_the_integer_product() -> None:
+    build = QuantisedBuild()
+    product = build.op("Gemm", build.quantised_input(5, 16), build.dequantised(16, 8, axis=1), build.parameter(8))
     result = keeps_values(build.graph(product), optimise)
     assert epilogues(result) == {"MatMulInteger": ["DequantizeLinear", "Add"]}
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_gemm_between_dequantise_and_quantise(turned: int) -> None:
+    build = QuantisedBuild()
+    weights = build.dequantised(8, 16, axis=0) if turned else build.dequantised(16, 8, axis=1)
+    product = build.op("Gemm", build.quantised_input(5, 16), weights, build.bias(weights, 8), transB=turned)
+    assert kinds(within_one_step(build.graph(build.quantise(product)))) == {"QGemm": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("Sigmoid", {}),
+        ("LeakyRelu", {"alpha": 0.1}),
+        ("GlobalAveragePool", {}),
+        ("AveragePool", {"kernel_shape": (2, 2)}),
+    ],
+)
+def test_one_dequantised_value_quantised_after(kind: str, attributes: dict[str, Any]) -> None:
+    build = QuantisedBuild()
+    x = build.quantised_input(2, 9, 4, 5, dtype="int8")
+    result = build.quantise(build.op(kind, x, **attributes), "int8", scale=0.0123)
+    assert kinds(within_one_step(build.graph(result))) == {f"QLinear{kind}": 1}
+
+
+def test_softmax_says_which_version_it_follows() -> None:
+    build = QuantisedBuild()
+    result = build.quantise(build.op("Softmax", build.quantised_input(2, 3, 8), opset=13), zero=0, scale=1 / 256)
+    fused = within_one_step(build.graph(result))
+    assert [(op.kind, op.attributes["opset"]) for op in fused.ops] == [("QLinearSoftmax", 13)]
+
+
+def test_values_of_different_scales_joined_and_chosen_between() -> None:
+    build = QuantisedBuild()
+    left, right = build.quantised_input(2, 8), build.quantised_input(2, 8, zero=90)
+    joined = build.quantise(build.op("Concat", left, right, axis=1), scale=0.0321)
+    chosen = build.quantise(build.op("Where", build.input(2, 8, dtype="bool"), left, right), scale=0.0321)
+    result = within_one_step(build.graph(joined, chosen))
+    assert kinds(result) == {"QLinearConcat": 1, "QLinearWhere": 1}
+
+
+def test_arithmetic_of_the_standard_leaves_floats_between_quantisations() -> None:
+    build = QuantisedBuild()
+    product = build.op("Conv", build.quantised_input(1, 4, 6, 6), build.dequantised(8, 4, 3, 3))
+    graph = build.graph(build.quantise(product))
+    assert kinds(optimise(graph, quantised="standard")) == {"DequantizeLinear": 2, "Conv": 1}
+    assert kinds(optimise(graph, quantised="fused")) == {"QLinearConv": 1}
 
 
 def test_convolution_with_float_bias_and_an_activation() -> None:

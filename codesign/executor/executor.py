@@ -45,6 +45,19 @@ class Exact:
         return [follow(op.epilogue, outputs[0], inputs, read), *outputs[1:]] if op.epilogue else outputs
 
 
+class SaturatingPairs(Exact):
+    """That of x86 processors without VNNI for products of unsigned and signed bytes, as onnxruntime runs them there:
+    pairs of products are added in 16 bits, which large weights exceed (see kernels/saturating.py)."""
+
+    def compute(
+        self, op: Op, operator: Operator, inputs: Sequence[Array | None], read: Callable[[str], Array]
+    ) -> list[Array]:
+        from codesign.executor.kernels.saturating import saturating_pairs
+
+        with saturating_pairs():
+            return super().compute(op, operator, inputs, read)
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One operation ready to run, with the names of the values that nothing reads after it."""

@@ -50,10 +50,8 @@ def integer_convolution(
 
     found, groups = convolution_window(op, image.shape, weights.shape)
     depthwise = groups == image.shape[1] == weights.shape[0]
-    if pairs_saturate(image, weights) and not depthwise and (weight_zero is None or not weight_zero.any()):
-        return saturating_convolution(
-            image, weights, np.zeros((), image.dtype) if image_zero is None else image_zero, found, groups
-        )
+    if pairs_saturate(image, weights) and not depthwise:
+        return saturating_convolution(image, weights, image_zero, weight_zero, found, groups)
     per_filter = None if weight_zero is None else weight_zero.reshape(-1, *(1,) * (weights.ndim - 1))
     return exactly(
         lambda x, w: convolve(x, w, found, groups),

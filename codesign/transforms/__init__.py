@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from codesign.graph import Graph
 from codesign.transforms.known_part import joined, known_part
@@ -57,29 +58,36 @@ common subexpressions are merged after the patterns, since a shared piece would 
 what is fused is no longer matched."""
 
 
-def optimise(graph: Graph) -> Graph:
-    """The graph after all of PIPELINE, and that of each body of control flow alike.
+Quantised = Literal["fused", "standard"]
+"""How dequantised values are computed on: `fused` on the integers, as devices and onnxruntime's optimiser do, or as the
+`standard` spells it, in floats between DequantizeLinear and QuantizeLinear."""
 
-    Graph inputs, outputs and their names stay, values agree to rounding, and every operation names the ONNX nodes it
-    came from. Of a graph with unknown shapes, what follows the first of them stays as it is.
+
+def optimise(graph: Graph, quantised: Quantised = "fused") -> Graph:
+    """The graph after all of PIPELINE, and that of each body of control flow alike; without the integer fusions when
+    `quantised` is "standard".
+
+    Graph inputs, outputs and their names stay, values agree to rounding, quantised ones to a step, and every operation
+    names the ONNX nodes it came from. Of a graph with unknown shapes, what follows the first of them stays as it is.
     """
     if graph.unknown:
         known, others = known_part(graph)
-        return _optimised_bodies(joined(graph, _transformed(known), others))
-    return _optimised_bodies(_transformed(graph))
+        return _optimised_bodies(joined(graph, _transformed(known, quantised), others), quantised)
+    return _optimised_bodies(_transformed(graph, quantised), quantised)
 
 
-def _transformed(graph: Graph) -> Graph:
+def _transformed(graph: Graph, quantised: Quantised) -> Graph:
     for transform in PIPELINE:
-        graph = transform(graph)
+        if quantised == "fused" or transform.name != "fuse_quantised":
+            graph = transform(graph)
     return graph
 
 
-def _optimised_bodies(graph: Graph) -> Graph:
+def _optimised_bodies(graph: Graph, quantised: Quantised) -> Graph:
     if not any(op.bodies for op in graph.ops):
         return graph
     ops = tuple(
-        replace(op, bodies={name: optimise(body) for name, body in op.bodies.items()}) if op.bodies else op
+        replace(op, bodies={name: optimise(body, quantised) for name, body in op.bodies.items()}) if op.bodies else op
         for op in graph.ops
     )
     return graph.with_ops(ops)

@@ -72,18 +72,23 @@ def _sum_pairs(left: Array, right: Array, sums: Array) -> None:
                 sums[row, column] += last * np.int32(right[depth - 1, column])
 
 
-def saturating_convolution(image: Array, weights: Array, image_zero: Array, found: Window, groups: int) -> Array:
-    """The int32 convolution of a uint8 image with int8 weights whose zero points are 0, in the order of onnxruntime's
-    unfolding: positions of the kernel outside, channels of the group inside.
+def saturating_convolution(
+    image: Array, weights: Array, image_zero: Array | None, weight_zero: Array | None, found: Window, groups: int
+) -> Array:
+    """The int32 convolution of a uint8 image with int8 weights in the order of onnxruntime's unfolding: positions of
+    the kernel outside, channels of the group inside.
 
-    image (batch, channels, *spatial), weights (outputs, channels / groups, *kernel).
+    image (batch, channels, *spatial), weights (outputs, channels / groups, *kernel); one zero point of the image, and
+    one of all weights or of each output.
     """
+    zero = np.zeros((), image.dtype) if image_zero is None else image_zero.reshape(())
+    zeros = np.broadcast_to(0 if weight_zero is None else weight_zero.reshape(-1), weights.shape[:1])
     rank = len(found.kernel)
     spatial = found.outputs(image.shape[2:])
     padded = np.pad(
         image,
         [(0, 0), (0, 0), *zip(found.before, found.after, strict=True)],
-        constant_values=image_zero.reshape(()),
+        constant_values=zero,
     )
     taps = np.stack(
         [
@@ -105,6 +110,7 @@ def saturating_convolution(image: Array, weights: Array, image_zero: Array, foun
         columns = np.moveaxis(taps[:, :, group * inner : (group + 1) * inner], (1, 2), (-2, -1))
         filters = np.moveaxis(weights[group * outer : (group + 1) * outer].reshape(outer, inner, -1), 0, -1)
         matrix = filters.transpose(1, 0, 2).reshape(-1, outer)
-        product = saturating_product(columns.reshape(-1, matrix.shape[0]), matrix, image_zero.reshape(()), None)
+        own = zeros[group * outer : (group + 1) * outer]
+        product = saturating_product(columns.reshape(-1, matrix.shape[0]), matrix, zero, own)
         results.append(np.moveaxis(product.reshape(image.shape[0], *spatial, outer), 1 + rank, 1))
     return np.ascontiguousarray(np.concatenate(results, axis=1))
