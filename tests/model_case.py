@@ -55,6 +55,7 @@ def error_against_onnxruntime(path: Path, *graphs: Graph, optimised: bool = True
 def quantisation_step(graph: Graph, name: str) -> float:
     """The scale by which a graph's output was dequantised; 0 when it was not."""
     op = graph.producers()[name]
+    op = op.epilogue[-1] if op.epilogue else op
     if op.kind != "DequantizeLinear":
         return 0.0
     scale = graph.weights[op.inputs[1]].array()
