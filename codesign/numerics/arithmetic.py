@@ -1,0 +1,246 @@
+"""The arithmetic of a policy, as the executor takes it: operands, sums and results of operations in their formats."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from codesign.dtypes import dtype, name_of
+from codesign.errors import BadParameter
+from codesign.executor.epilogue import follow
+from codesign.executor.executor import Exact, Executor
+from codesign.graph import Graph, Op
+from codesign.numerics.calibration import Seen, needs_counts, range_of
+from codesign.numerics.contractions import CONTRACTORS, Contractor, Product
+from codesign.numerics.formats import FloatFormat
+from codesign.numerics.holding import Held, Layout, Range, as_is, hold, row_layout
+from codesign.numerics.plans import Plan, Plans
+from codesign.numerics.policy import Accumulator, Holding, Policy
+from codesign.numerics.sums import float_sums, integer_limits, integer_sums, wrapped
+from codesign.ops.base import Array, Operator
+
+Read = Callable[[str], Array]
+
+_MULTIPLIED = {"attention": 3, "scan": 3}
+"""How many of the first inputs are operands, in classes whose others are masks, lengths and states."""
+
+
+class Arithmetic:
+    """Numerics of an executor: computes a graph as a policy says.
+
+    `ranges` are the calibrated ranges of static tensors by name (see `calibrate`); without one, a static tensor takes
+    the range of the values at hand. `overflows` counts by operation the sums that left an integer accumulator.
+    What follows a product (scales, bias, fused operations) is computed in the model's own type.
+    """
+
+    def __init__(self, graph: Graph, policy: Policy, ranges: Mapping[str, Range] | None = None) -> None:
+        self.policy = policy
+        self.ranges = dict(ranges or {})
+        self.overflows: Counter[str] = Counter()
+        self.plans = Plans(graph, policy)
+        self._weights: dict[tuple[str, Holding, Layout], Held] = {}
+
+    def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None], read: Read) -> list[Array]:
+        plan = self.plans.of(op, operator, inputs)
+        contractor = CONTRACTORS.get((op.domain, op.kind))
+        if contractor is not None and _is_float(inputs[0]) and _is_float(inputs[1]):
+            outputs = [self._contract(op, operator, contractor, plan, inputs)]
+        else:
+            outputs = operator.compute(op, self._operands(op, plan, inputs))
+        if op.epilogue:
+            followed = follow(op.epilogue, outputs[0], inputs, lambda name: self._addend(plan, name, read(name)))
+            outputs = [followed, *outputs[1:]]
+        return [self._output(plan, name, array) for name, array in zip(op.outputs, outputs, strict=False)]
+
+    def _operands(self, op: Op, plan: Plan, inputs: Sequence[Array | None]) -> list[Array | None]:
+        """The inputs of an operation that is no plain product, floats among its operands held."""
+        if plan.operation_class == "contraction" and _is_narrow(plan.formats.accumulator):
+            accumulator = plan.formats.accumulator
+            assert accumulator is not None
+            raise BadParameter(
+                f"node '{op.name}' ({op.kind}): cannot sum in {accumulator.format}; give it accumulator fp32 by a rule"
+            )
+        count = _MULTIPLIED.get(plan.operation_class, len(inputs))
+        held: list[Array | None] = list(inputs)
+        for index, array in enumerate(inputs[:count]):
+            if array is not None and _is_float(array):
+                held[index] = self._held(plan, op.inputs[index], array, row_layout(array.ndim)).values
+        return held
+
+    def _held(self, plan: Plan, name: str, array: Array, layout: Layout) -> Held:
+        """An operand as the plan says, weights held once."""
+        weight = name in self.plans.weights
+        holding = plan.formats.weights if weight else plan.formats.activations
+        if holding is None:
+            return as_is(array)
+        if not weight:
+            known = self.ranges.get(name) if holding.is_static else None
+            return hold(array, holding, layout, False, known, self._seed(name))
+        key = (name, holding, layout)
+        if key not in self._weights:
+            self._weights[key] = hold(array, holding, layout, True, None, self._seed(name))
+        return self._weights[key]
+
+    def _seed(self, name: str) -> int:
+        """Of a tensor's stochastic rounding: its own, so that no two tensors share their noise."""
+        return (zlib.crc32(name.encode()) ^ self.policy.seed) & 0xFFFFFFFF
+
+    def _addend(self, plan: Plan, name: str, array: Array) -> Array:
+        """A constant that is added to a sum: in the weights' format where that is a float without a scale."""
+        holding = plan.formats.weights
+        if holding is None or name not in self.plans.weights or not _is_float(array):
+            return array
+        if not isinstance(holding.form, FloatFormat) or holding.shared(True) != "none":
+            return array
+        return self._held(plan, name, array, row_layout(array.ndim)).values
+
+    def _output(self, plan: Plan, name: str, array: Array) -> Array:
+        holding = plan.formats.output
+        if holding is None or not name or not _is_float(array):
+            return array
+        known = self.ranges.get(name) if holding.is_static else None
+        return hold(array, holding, row_layout(array.ndim), False, known, self._seed(name)).values
+
+    def _contract(
+        self, op: Op, operator: Operator, contractor: Contractor, plan: Plan, inputs: Sequence[Array | None]
+    ) -> Array:
+        """Input 0 times input 1, summed in the accumulator, plus input 2."""
+        first, second, addend = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+        assert first is not None
+        assert second is not None
+        layouts = contractor.layouts(op, first.shape, second.shape)
+        left, right = (
+            self._held(plan, name, array, layout)
+            for name, array, layout in zip(op.inputs, (first, second), layouts, strict=False)
+        )
+        added = None if addend is None else self._addend(plan, op.inputs[2], addend)
+        accumulator = plan.formats.accumulator
+        if accumulator is None or not _is_narrow(accumulator):
+            given = [left.values, right.values]
+            return operator.compute(op, given if added is None else [*given, added])[0]
+        if accumulator.bits is None:
+            product = contractor.product(op, left.values.astype(np.float32), right.values.astype(np.float32))
+            result = product.result(float_sums(product, accumulator))
+        else:
+            result = self._integer_product(op, operator, contractor, left, right, accumulator)
+        result = result.astype(first.dtype, copy=False)
+        return result if added is None else contractor.add(op, result, added)
+
+    def _integer_product(
+        self, op: Op, operator: Operator, contractor: Contractor, left: Held, right: Held, accumulator: Accumulator
+    ) -> Array:
+        """Sums of whole numbers in the accumulator, times the scales."""
+        a, b = left.whole, right.whole
+        if a is None or b is None or a.group is not None:
+            raise BadParameter(
+                f"node '{op.name}' ({op.kind}): accumulator {accumulator.format} needs integer weights and "
+                "activations, activations with one scale a tensor or token"
+            )
+        scale = contractor.left_scale(op, a.scale)
+        product = contractor.product(op, a.codes, b.codes)
+        if b.group is not None:
+            scales = contractor.product(op, a.codes, b.scale).right
+            return product.result(self._group_sums(op, product, scales, b.group, accumulator)) * scale
+        sums = self._sums(op, product, accumulator)
+        return product.result(sums.astype(np.float32)) * (scale * contractor.right_scale(op, b.scale))
+
+    def _group_sums(self, op: Op, product: Product, scales: Array, group: int, accumulator: Accumulator) -> Array:
+        """Each group of weights summed in the accumulator, scaled, and added up in float32."""
+        total = np.zeros((*product.left.shape[:2], product.right.shape[2]), np.float32)
+        for start in range(0, product.left.shape[2], group):
+            part = slice(start, start + group)
+            piece = Product(product.left[:, :, part], product.right[:, part], product.result)
+            total += self._sums(op, piece, accumulator).astype(np.float32) * scales[:, start, None]
+        return total
+
+    def _sums(self, op: Op, product: Product, accumulator: Accumulator) -> Array:
+        """Sums (b, m, n) of whole numbers as the accumulator holds them: exact where nothing can leave its range."""
+        low, high = integer_limits(accumulator)
+        exact = _exact_product(product)
+        if accumulator.overflow == "wrap":
+            outside = (exact < low) | (exact > high)
+            self.overflows[op.name] += int(np.count_nonzero(outside))
+            return wrapped(exact.astype(np.int64), accumulator.bits or 64) if outside.any() else exact
+        magnitudes = Product(np.abs(product.left), np.abs(product.right), product.result)
+        if _peak_product(magnitudes) <= high or _exact_product(magnitudes).max(initial=0) <= high:
+            return exact
+        found, overflows = integer_sums(product, accumulator)
+        self.overflows[op.name] += overflows
+        return found
+
+
+def _is_narrow(accumulator: Accumulator | None) -> bool:
+    """Whether sums need more than the operator's own float32."""
+    return accumulator is not None and accumulator.format != "fp32"
+
+
+def _is_float(array: Array | None) -> bool:
+    return array is not None and array.ndim > 0 and dtype(name_of(array.dtype)).is_float
+
+
+def _peak_product(product: Product) -> float:
+    """No sum of the product's magnitudes is larger."""
+    peaks = [float(np.abs(side).max(initial=0)) for side in (product.left, product.right)]
+    return product.left.shape[2] * peaks[0] * peaks[1]
+
+
+def _exact_product(product: Product) -> Array:
+    """The product of whole numbers in a float type in which every partial sum is exact (below 2^24 or 2^53)."""
+    kind: Any = np.float32 if _peak_product(product) < 1 << 24 else np.float64
+    return np.asarray(np.matmul(product.left.astype(kind, copy=False), product.right.astype(kind, copy=False)))
+
+
+class _Watch:
+    """Numerics that compute exactly and note what a policy's static tensors hold."""
+
+    def __init__(self, graph: Graph, policy: Policy) -> None:
+        self.plans = Plans(graph, policy)
+        self.seen: dict[str, Seen] = {}
+        self.holdings: dict[str, Holding] = {}
+        self.counting = False
+        self._exact = Exact()
+        self._mask_beyond = policy.calibration.mask_beyond
+
+    def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None], read: Read) -> list[Array]:
+        formats = self.plans.of(op, operator, inputs).formats
+        outputs = self._exact.compute(op, operator, inputs, read)
+        for holding, names, arrays in ((formats.activations, op.inputs, inputs), (formats.output, op.outputs, outputs)):
+            if holding is not None and holding.is_static:
+                for name, array in zip(names, arrays, strict=False):
+                    if name and array is not None and _is_float(array) and name not in self.plans.weights:
+                        self._note(name, array, holding)
+        return outputs
+
+    def _note(self, name: str, array: Array, holding: Holding) -> None:
+        self.holdings.setdefault(name, holding)
+        seen = self.seen.setdefault(name, Seen())
+        values = array.astype(np.float32, copy=False)
+        if self.counting:
+            seen.count(values)
+        else:
+            seen.widen(values, self._mask_beyond)
+
+
+def calibrate(
+    graph: Graph, policy: Policy, samples: Iterable[Mapping[str, Any]], seed_weights: int | None = None
+) -> dict[str, Range]:
+    """Ranges of the policy's static tensors by name, from the exact values that sample inputs give them.
+
+    Samples are inputs by name, as `Executor.run` takes them. Raises BadParameter when there is none.
+    """
+    samples = list(samples)
+    if not samples:
+        raise BadParameter("calibration needs at least one sample of the inputs")
+    watch = _Watch(graph, policy)
+    executor = Executor(graph, watch, seed_weights)
+    for sample in samples:
+        executor.run(sample)
+    if any(needs_counts(holding, policy.calibration) for holding in watch.holdings.values()):
+        watch.counting = True
+        for sample in samples:
+            executor.run(sample)
+    return {name: range_of(seen, watch.holdings[name], policy.calibration) for name, seen in watch.seen.items()}
