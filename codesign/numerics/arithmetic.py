@@ -178,8 +178,9 @@ def _is_narrow(accumulator: Accumulator | None) -> bool:
     return accumulator is not None and accumulator.format != "fp32"
 
 
-def _is_float(array: Array | None) -> bool:
-    return array is not None and array.ndim > 0 and dtype(name_of(array.dtype)).is_float
+def _is_float(value: Any) -> bool:
+    """Whether a value is a tensor of floats: scalars, sequences and what is absent are left as they are."""
+    return isinstance(value, np.ndarray) and value.ndim > 0 and dtype(name_of(value.dtype)).is_float
 
 
 def _peak_product(product: Product) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from codesign.executor.kernels.distribution import count_bins
 from codesign.numerics.holding import SHRINKS, Range, scaling_of
 from codesign.numerics.policy import Calibration, Holding, Method
 
@@ -45,7 +46,8 @@ class Seen:
         """Count `values` in the bins; what is outside counts nowhere."""
         reach = self.largest
         if reach > 0:
-            self.counts += np.histogram(values, BINS, (-reach, reach))[0]
+            inside = values[np.abs(values) <= reach]
+            count_bins(inside, BINS / (2 * reach), self.counts)
 
     @property
     def centres(self) -> Array:

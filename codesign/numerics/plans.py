@@ -51,11 +51,11 @@ class Plans:
 
 def class_of(op: Op, operator: Operator, inputs: Sequence[Array | None]) -> str:
     """The class of the operation's Work in small letters, `other` where it has none."""
-    values = [None if array is None else _value(array) for array in inputs]
     try:
+        values = [None if array is None else _value(array) for array in inputs]
         outputs = [Value(shape, kind) for shape, kind in operator.infer(op, values)]
         return type(operator.work(op, values, outputs)).__name__.lower()
-    except (CodesignError, TypeError, ValueError, IndexError):
+    except (CodesignError, AttributeError, TypeError, ValueError, IndexError):
         return "other"
 
 
