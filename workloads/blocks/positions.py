@@ -44,3 +44,13 @@ def rotate(graph: Builder, value: Value, rotation: Rotation, name: str) -> Value
     partial = {"rotary_embedding_dim": rotation.rotated} if rotation.rotated else {}
     [turned] = graph.node("RotaryEmbedding", inputs, [value.shape], f"{name}/RotaryEmbedding", **partial)
     return turned
+
+
+def sinusoids(graph: Builder, tokens: int, features: int, name: str = "sinusoids") -> Value:
+    """Fixed positions (tokens, features), sines and then cosines of position x 10000^(-2i / features) (Vaswani et al.
+    2017, arXiv:1706.03762). Made in the graph: a table would be as large as the activations."""
+    frequencies = 10_000.0 ** (-np.arange(0, features, 2) / features)
+    with graph.scope(name):
+        places = graph.constant("positions", np.arange(tokens, dtype=np.float32)[:, None])
+        angles = graph.multiply(places, graph.constant("frequencies", frequencies.astype(np.float32)), "angles")
+        return graph.concat([graph.unary("Sin", angles), graph.unary("Cos", angles)], 1, "table")
