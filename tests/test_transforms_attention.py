@@ -243,3 +243,12 @@ def test_one_head_shared_by_all_is_read_once() -> None:
     query, key, value = attention_inputs(build, heads=1)
     graph = build.graph(build.op("MatMul", build.op("Softmax", _scaled_after(build, query, key), axis=-1), value))
     assert kinds(keeps_values(graph, optimise)) == {"Attention": 1}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (LENGTH,), (LENGTH, 1), (HEADS, 1, 1), (BATCH, 1, LENGTH, 1)])
+def test_a_bias_with_fewer_axes_or_one_column_is_laid_on_all_keys(shape):
+    build = Build()
+    query, key, value = attention_inputs(build)
+    scores = build.op("Add", _scaled_after(build, query, key), build.input(*shape))
+    graph = build.graph(build.op("MatMul", build.op("Softmax", scores, axis=-1), value))
+    assert kinds(keeps_values(graph, optimise))["Attention"] == 1

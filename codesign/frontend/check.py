@@ -9,9 +9,6 @@ import onnx
 
 from codesign.errors import BadModel, UnsupportedOperator
 
-OLDEST_OPSET = 7
-"""The first version whose broadcasting is numpy's; older operators mean other things under the same names."""
-
 
 def opset_imports(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     """Version by domain. Raises UnsupportedOperator for a version of the standard that this ONNX does not know."""
@@ -24,9 +21,9 @@ def opset_imports(entries: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
             )
     newest = onnx.defs.onnx_opset_version()
     version = imports.get("", newest)
-    if not OLDEST_OPSET <= version <= newest:
+    if not 1 <= version <= newest:
         raise UnsupportedOperator(
-            f"opset {version} is unknown, expected {OLDEST_OPSET} to {newest}; convert it with onnx.version_converter"
+            f"opset {version} is unknown, expected 1 to {newest}; convert it with onnx.version_converter"
         )
     return imports
 

@@ -16,7 +16,7 @@ from codesign.frontend.infer import MALFORMED
 from codesign.frontend.parameters import mark_parameters
 from codesign.frontend.rebatch import Rebatch
 from codesign.frontend.scope import Scope
-from codesign.frontend.symbolic import Dimensions, has_shape
+from codesign.frontend.symbolic import Dimensions, has_shape, tensor_type
 from codesign.frontend.types import ELEMENT_TYPES, element_type_name
 from codesign.frontend.walk import Adjust, Walk
 from codesign.graph import Graph, Op, Tensor
@@ -104,7 +104,7 @@ def walked(
     for item in graph.input:
         if item.name in shapes:
             what = f"input '{item.name}'"
-            tensor = Tensor(item.name, shapes[item.name], element_type_name(item.type.tensor_type.elem_type, what))
+            tensor = Tensor(item.name, shapes[item.name], element_type_name(tensor_type(item).elem_type, what))
             walk.names.add(item.name)
             scope.names[item.name] = walk.add_tensor(tensor)
         elif item.name in unknown:

@@ -58,8 +58,8 @@ def dropout(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     """In inference nothing is dropped; a mask that is read, or training mode, keeps the operation."""
     if not node.input or not node.output:
         raise BadModel(f"node '{name}' (Dropout): expected an input and an output")
-    training = walk.constant(scope.tensor(node.input[2], name)) if len(node.input) > 2 else np.False_
-    if any(node.output[1:]) or as_scalar(np.asarray(training)) is not False:
+    training = scope.tensor(node.input[2], name) if len(node.input) > 2 else ""
+    if any(node.output[1:]) or (training and as_scalar(walk.constant(training)) is not False):
         return False
     scope.names[node.output[0]] = scope.tensor(node.input[0], name)
     return True

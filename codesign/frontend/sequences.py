@@ -40,7 +40,7 @@ def insert(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     found = _items(walk, node, name, scope)
     if found is None:
         return False
-    items, place = list(found), _position(walk, node, 2, name, scope, len(found) + 1, len(found))
+    items, place = list(found), _position(walk, node, 2, name, scope, len(found), len(found))
     if place is None:
         return False
     items.insert(place, scope.tensor(node.input[1], name))
@@ -168,9 +168,10 @@ def _position(
         if walk.dynamic:
             return None
         raise UnboundDimension(f"node '{name}' ({node.op_type}): the position is computed by the model")
-    if not -size <= place < size:
+    last = size if node.op_type == "SequenceInsert" else size - 1
+    if not -size <= place <= last:
         raise BadModel(f"node '{name}' ({node.op_type}): position {place} is outside a sequence of {size}")
-    return int(place) % size
+    return int(place) + (size if place < 0 else 0)
 
 
 def _parts(extent: int, size: int, name: str) -> np.ndarray:

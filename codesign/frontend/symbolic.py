@@ -36,7 +36,7 @@ class Dimensions:
         """`others` names dimensions that occur only inside the graph: they may be bound but get no default. `given`
         holds whole shapes of inputs, by name."""
         inputs = list(inputs)
-        shapes = [(item.name, item.type.tensor_type.shape.dim) for item in inputs]
+        shapes = [(item.name, tensor_type(item).shape.dim) for item in inputs]
         leading = {_label(name, 0, dims[0]) for name, dims in shapes if len(dims)} - {""}
         labels = [_label(name, axis, dim) for name, dims in shapes for axis, dim in enumerate(dims)]
         symbols = list(dict.fromkeys(symbol for label in labels for symbol in _symbols(label)))
@@ -57,7 +57,7 @@ class Dimensions:
 
     def _bind_shape(self, item: onnx.ValueInfoProto) -> None:
         """The sizes that the shape given for an input gives its dimensions. Raises BadParameter when it cannot be."""
-        given, dims = self._given.get(item.name), item.type.tensor_type.shape.dim
+        given, dims = self._given.get(item.name), tensor_type(item).shape.dim
         if given is None or not has_shape(item):
             return
         for axis, dim in enumerate(dims if len(dims) == len(given) else ()):
@@ -81,7 +81,7 @@ class Dimensions:
 
     def shape(self, value: onnx.ValueInfoProto) -> tuple[int, ...]:
         """The shape of an input. Raises UnboundDimension when it has none or an expression cannot be worked out."""
-        tensor = value.type.tensor_type
+        tensor = tensor_type(value)
         if value.name in self._given:
             return checked_shape(self._given[value.name], f"input '{value.name}'")
         if not has_shape(value):
@@ -109,6 +109,12 @@ class Dimensions:
 def has_shape(value: onnx.ValueInfoProto) -> bool:
     """True when a tensor's rank is stated; neither that of a tensor without shape nor of a sequence is."""
     return value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
+
+
+def tensor_type(value: onnx.ValueInfoProto) -> onnx.TypeProto.Tensor:
+    """The tensor that an input is, or that an optional holds; of type 0 for a sequence."""
+    kind = value.type.optional_type.elem_type if value.type.HasField("optional_type") else value.type
+    return kind.tensor_type
 
 
 def _label(input_name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> str:

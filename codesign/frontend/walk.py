@@ -14,7 +14,7 @@ import onnx
 
 from codesign.dtypes import dtype, name_of
 from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
-from codesign.frontend import check, fold
+from codesign.frontend import check, fold, legacy
 from codesign.frontend.attributes import bound_attributes, dense, plain_attributes
 from codesign.frontend.external import WeightReader
 from codesign.frontend.functions import standard_function
@@ -136,6 +136,8 @@ class Walk:
             self.expand(function, node, name, scope)
             return
         op = self.operation(node, name, domain, scope)
+        if domain == "" and op.opset <= legacy.NEWEST:
+            op = legacy.modern(self, op)
         body = None if implemented(domain, node.op_type) else standard_function(op, node, self.values)
         if body is not None:
             self.expand(body, node, name, scope)

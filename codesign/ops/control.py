@@ -7,6 +7,7 @@ reads from the graph around it, weights among them, is read once: it stays where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from codesign.dtypes import dtype, numpy_dtype
 from codesign.executor.bodies import run_body
 from codesign.graph import Graph, Op
-from codesign.ops.arguments import bad, known, normal_axis, operands, optional, required
+from codesign.ops.arguments import bad, before_opset, known, normal_axis, operands, optional, present, required
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Operand, Scan, Work
 
@@ -202,6 +203,8 @@ class ScanOperator(Operator):
         return results
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        if before_opset(op, 9):
+            return self._batched(op, inputs)
         body, (count, axes, trips) = _body(op, "body"), self._form(op, inputs)
         states = [required(op, inputs, index, "initial_state") for index in range(count)]
         directions = self._per_output(op, "scan_input_directions", len(axes))
@@ -225,6 +228,27 @@ class ScanOperator(Operator):
                 for index, items in enumerate(scanned)
             ),
         ]
+
+    def _batched(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        """Opset 8: each sample of a batch by itself, over the first of its slices that `sequence_lens` tells."""
+        lengths, values = optional(inputs, 0), present(inputs[1:])
+        count = len(values) - int(op.attributes["num_scan_inputs"])
+        attributes = {**op.attributes, "scan_input_directions": op.attributes.get("directions", ())}
+        single = replace(op, opset=9, attributes=attributes)
+        longest = values[-1].shape[1]
+        samples = []
+        for sample in range(len(values[0])):
+            end = longest if lengths is None else int(lengths[sample])
+            slices = [value[sample] if index < count else value[sample, :end] for index, value in enumerate(values)]
+            states_and_scanned = self.compute(single, slices)
+            padding = [(0, longest - end)]
+            samples.append(
+                [
+                    found if index < count else np.pad(found, padding + [(0, 0)] * (found.ndim - 1))
+                    for index, found in enumerate(states_and_scanned)
+                ]
+            )
+        return [np.stack(results) for results in zip(*samples, strict=True)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         _, _, trips = self._form(op, inputs)

@@ -27,9 +27,10 @@ class OfItems(Operator):
 def _position(op: Op, given: Any, size: int, default: int) -> int:
     """A position counted from the front. Raises BadModel when it is outside -size..size-1."""
     place = default if given is None else int(np.asarray(given).item())
-    if given is not None and not -size <= place < size:
+    last = size if op.kind == "SequenceInsert" else size - 1
+    if given is not None and not -size <= place <= last:
         raise bad(op, f"position {place} is outside a sequence of {size}")
-    return place % max(size, 1)
+    return place + (size if place < 0 else 0)
 
 
 @operator("SequenceConstruct", "SequenceEmpty")
@@ -51,7 +52,7 @@ class Insert(OfItems):
 
     def compute(self, op: Op, inputs: Sequence[Any]) -> list[Any]:
         items = required(op, inputs, 0, "input_sequence")
-        place = _position(op, optional(inputs, 2), len(items) + 1, len(items))
+        place = _position(op, optional(inputs, 2), len(items), len(items))
         return [[*items[:place], required(op, inputs, 1, "tensor"), *items[place:]]]
 
 

@@ -69,7 +69,7 @@ class Masks:
     def _hides(self, mask: Mask, scores: tuple[int, int, int, int]) -> str:
         """What a mask hides: "nothing", all "later" keys (the standard's causal form), or "" for anything else."""
         values = self._constant(mask.name)
-        if values is None or math.prod(values.shape[:-2]) != 1 or values.shape[-1] not in (1, scores[3]):
+        if values is None or math.prod(values.shape[:-2]) != 1 or (1, *values.shape)[-1] not in (1, scores[3]):
             return ""
         if mask.hidden is not None:
             if mask.hidden > HIDDEN:
@@ -124,6 +124,9 @@ class Masks:
     def _four_axes(self, name: str, applied: tuple[int, ...], scores: tuple[int, int, int, int], ops: list[Op]) -> str:
         """A mask that was laid on scores seen as `applied`, with axes that can be laid on `scores`."""
         shape = self.rewriter.shape_of(name)
+        if len(shape) < 2 or shape[-1] != scores[3]:  # the operator takes a matrix, and keys that it lacks as hidden
+            shape = (*(*(1,) * (2 - len(shape)), *shape)[:-1], scores[3])
+            name = self._expanded(name, shape, ops)
         if len(shape) <= 2 or applied == scores:
             return name
         aligned = (*(1,) * (len(applied) - len(shape)), *shape)
