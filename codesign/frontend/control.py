@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 
 from codesign.errors import BadModel, UnboundDimension
-from codesign.frontend.attributes import bound_attributes, plain_attributes, subgraphs
+from codesign.frontend.attributes import bound_attributes, plain_attributes
+from codesign.frontend.bodies import Result, bodies_of, body_graph, known, name_outputs, record, stated_results
 from codesign.frontend.scope import Meaning, Scope
 from codesign.frontend.sequences import stacked
-from codesign.frontend.types import ELEMENT_TYPES
 from codesign.frontend.walk import Handler, Walk, as_scalar, register
-from codesign.graph import Graph, Op, Tensor
+from codesign.graph import Op, Tensor
 
 CONTROL: dict[tuple[str, str], Handler] = {}
 MOST_TRIPS = 64
@@ -28,21 +28,21 @@ MOST_UNROLLED = 4096
 
 @register(CONTROL, "If")
 def branch(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    bodies = _bodies(node, name, scope, ("then_branch", "else_branch"))
+    bodies = bodies_of(node, name, scope, ("then_branch", "else_branch"))
     condition = scope.tensor(node.input[0], name) if node.input else ""
-    known = as_scalar(walk.constant(condition))
-    if known is None:
+    flag = as_scalar(walk.constant(condition))
+    if flag is None:
         _keep_if(walk, node, name, scope, bodies, condition)
         return True
-    chosen = "then_branch" if known else "else_branch"
+    chosen = "then_branch" if flag else "else_branch"
     outputs = walk.body(bodies[chosen], scope.nested(f"{name}/{chosen}/", (node.name or name,)), [])
-    _name_outputs(node, name, scope, outputs)
+    name_outputs(node, name, scope, outputs)
     return True
 
 
 @register(CONTROL, "Loop")
 def loop(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    body = _bodies(node, name, scope, ("body",))["body"]
+    body = bodies_of(node, name, scope, ("body",))["body"]
     if len(node.input) < 2 or len(body.input) != len(node.input) or len(body.output) < len(node.input) - 1:
         raise BadModel(f"node '{name}' (Loop): inputs and outputs of its body do not match its own")
     limit_name, condition_name = scope.tensor(node.input[0], name), scope.tensor(node.input[1], name)
@@ -55,7 +55,7 @@ def loop(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     if possible:
         outputs = _unrolled_loop(walk, node, name, scope, body, states, limit, condition)
         if outputs is not None:
-            _name_outputs(node, name, scope, outputs)
+            name_outputs(node, name, scope, outputs)
             return True
         walk.restore(before)
     _keep_loop(walk, node, name, scope, body, states, limit, condition)
@@ -85,12 +85,12 @@ def _unrolled_loop(
         going = walk.add_constant(f"{name}/trip_{trip}/condition", np.asarray(True))
         condition_out, *results = walk.body(body, inner, [number, going, *states])
         states = results[:carried]
-        known = as_scalar(walk.constant(condition_out)) if isinstance(condition_out, str) else None
-        if known is None:
+        flag = as_scalar(walk.constant(condition_out)) if isinstance(condition_out, str) else None
+        if flag is None:
             return None
         for items, result in zip(scanned, results[carried:], strict=True):
             items.append(walk.single(result, name, sources))
-        trip, alive = trip + 1, bool(known)
+        trip, alive = trip + 1, bool(flag)
     if scanned and trip == 0:
         return None
     return [*states, *(_joined(walk, items, 0, name, scope.sources or sources) for items in scanned)]
@@ -98,7 +98,7 @@ def _unrolled_loop(
 
 @register(CONTROL, "Scan")
 def scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
-    body = _bodies(node, name, scope, ("body",))["body"]
+    body = bodies_of(node, name, scope, ("body",))["body"]
     if scope.imports.get("", 0) < 9 or any(scope.names.get(item) in walk.unknown for item in node.input):
         _keep_unknown_scan(walk, node, name, scope, body)
         return True
@@ -121,7 +121,7 @@ def scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     outputs = list(states)
     for items, axis, reverse in zip(scanned, form.output_axes, form.output_reverse, strict=True):
         outputs.append(_joined(walk, items[::-1] if reverse else items, axis, name, sources))
-    _name_outputs(node, name, scope, outputs)
+    name_outputs(node, name, scope, outputs)
     return True
 
 
@@ -166,15 +166,11 @@ def _scan_form(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, body: 
 # Operations that keep their bodies
 
 
-Result = Tensor | str
-"""What is known of a result: its shape and type, or why they are not known before the graph runs."""
-
-
 def _keep_if(
     walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, bodies: Mapping[str, onnx.GraphProto], condition: str
 ) -> None:
-    graphs = {key: _body_graph(walk, name, key, graph, scope, []) for key, graph in bodies.items()}
-    found = [[_known(graph, item) for item in graph.outputs] for graph in graphs.values()]
+    graphs = {key: body_graph(walk, name, key, graph, scope, []) for key, graph in bodies.items()}
+    found = [[known(graph, item) for item in graph.outputs] for graph in graphs.values()]
     if any(len(each) != len(node.output) for each in found):
         raise BadModel(f"node '{name}' (If): branches do not give its {len(node.output)} outputs")
     results: list[Result] = []
@@ -191,7 +187,7 @@ def _keep_if(
                     f"node '{name}' (If): '{output}' differs between branches; the larger shape is taken"
                 )
             results.append(max(tensors, key=lambda tensor: tensor.elements))
-    _record(walk, node, name, scope, (condition,), {}, graphs, results)
+    record(walk, node, name, scope, (condition,), {}, graphs, results)
 
 
 def _keep_loop(
@@ -207,12 +203,12 @@ def _keep_loop(
     """A Loop as one operation. A carried value whose shape changes from trip to trip is unknown in all of them."""
     sources = scope.sources or (node.name or name,)
     given = [walk.single(state, name, sources) for state in states]
-    carried = [_known(walk, item) for item in given]
+    carried = [known(walk, item) for item in given]
     while True:
         before = walk.mark()
         arguments = [Tensor("", (), "int64"), Tensor("", (), "bool"), *carried]
-        graph = _body_graph(walk, name, "body", body, scope, arguments)
-        after = [_known(graph, item) for item in graph.outputs[1 : 1 + len(carried)]]
+        graph = body_graph(walk, name, "body", body, scope, arguments)
+        after = [known(graph, item) for item in graph.outputs[1 : 1 + len(carried)]]
         reasons = [_change(walk, name, "Loop", one, two) for one, two in zip(carried, after, strict=True)]
         if not any(reasons):
             break
@@ -224,15 +220,15 @@ def _keep_loop(
     exact = condition is True and as_scalar(walk.constant(graph.outputs[0])) is True
     results: list[Result] = list(carried)
     for item in graph.outputs[1 + len(carried) :]:
-        tensor = _known(graph, item)
+        tensor = known(graph, item)
         if isinstance(tensor, Tensor) and trips is not None and (exact or not walk.dynamic):
             tensor = Tensor("", (trips, *tensor.shape), tensor.dtype)
         elif isinstance(tensor, Tensor):
             tensor = f"node '{name}' (Loop): the number of trips depends on data"
         results.append(tensor)
     inputs = (scope.tensor(node.input[0], name), scope.tensor(node.input[1], name), *given)
-    attributes = {**_stated_results(body, walk), **({} if trips is None else {"trip_count": trips})}
-    _record(walk, node, name, scope, inputs, attributes, {"body": graph}, results)
+    attributes = {**stated_results(body, walk), **({} if trips is None else {"trip_count": trips})}
+    record(walk, node, name, scope, inputs, attributes, {"body": graph}, results)
 
 
 def _keep_scan(
@@ -243,8 +239,8 @@ def _keep_scan(
     for source, axis in zip(form.scanned, form.axes, strict=True):
         tensor = walk.tensors[source]
         slices.append(Tensor("", tuple(np.delete(tensor.shape, axis).tolist()), tensor.dtype))
-    graph = _body_graph(walk, name, "body", body, scope, [*carried, *slices])
-    outputs = [_known(graph, item) for item in graph.outputs]
+    graph = body_graph(walk, name, "body", body, scope, [*carried, *slices])
+    outputs = [known(graph, item) for item in graph.outputs]
     if any(_change(walk, name, "Scan", one, two) for one, two in zip(carried, outputs, strict=False)) or any(
         isinstance(item, str) for item in outputs
     ):
@@ -257,7 +253,7 @@ def _keep_scan(
         scanned.append(Tensor("", (*output.shape[:place], form.trips, *output.shape[place:]), output.dtype))
     attributes = {**form.attributes, "trip_count": form.trips}
     inputs = (*form.states, *form.scanned)
-    _record(walk, node, name, scope, inputs, attributes, {"body": graph}, [*carried, *scanned])
+    record(walk, node, name, scope, inputs, attributes, {"body": graph}, [*carried, *scanned])
 
 
 def _keep_unknown_scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, body: onnx.GraphProto) -> None:
@@ -269,27 +265,9 @@ def _keep_unknown_scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope
     if not walk.dynamic:
         raise UnboundDimension(f"{reason}; convert the model to opset 9" if scope.imports.get("", 0) < 9 else reason)
     what = f"node '{name}' (Scan)"
-    attributes = plain_attributes(bound_attributes(node, scope.bindings, what), what) | _stated_results(body, walk)
-    graph = _body_graph(walk, name, "body", body, scope, [reason] * len(body.input))
-    _record(walk, node, name, scope, inputs, attributes, {"body": graph}, [reason] * len(node.output))
-
-
-def _stated_results(body: onnx.GraphProto, walk: Walk) -> dict[str, Any]:
-    """What the model states of the outputs of a body, for when no trip tells: an extent that it does not state is 0."""
-    if not walk.dynamic:
-        return {}
-    types = [item.type.tensor_type for item in body.output]
-    return {
-        "stated_results": tuple(
-            (tuple(dim.dim_value for dim in tensor.shape.dim), ELEMENT_TYPES.get(tensor.elem_type, "float32"))
-            for tensor in types
-        )
-    }
-
-
-def _known(place: Walk | Graph, name: str) -> Result:
-    """What is known of the value called `name`."""
-    return place.unknown[name] if name in place.unknown else place.tensors[name]
+    attributes = plain_attributes(bound_attributes(node, scope.bindings, what), what) | stated_results(body, walk)
+    graph = body_graph(walk, name, "body", body, scope, [reason] * len(body.input))
+    record(walk, node, name, scope, inputs, attributes, {"body": graph}, [reason] * len(node.output))
 
 
 def _change(walk: Walk, name: str, kind: str, before: Result, after: Result) -> str | None:
@@ -303,78 +281,6 @@ def _change(walk: Walk, name: str, kind: str, before: Result, after: Result) -> 
     if not walk.dynamic:
         raise UnboundDimension(reason)
     return reason
-
-
-def _record(
-    walk: Walk,
-    node: onnx.NodeProto,
-    name: str,
-    scope: Scope,
-    inputs: tuple[str, ...],
-    attributes: Mapping[str, Any],
-    bodies: Mapping[str, Graph],
-    results: Sequence[Result],
-) -> None:
-    """Enter an operation that holds bodies, with what its outputs are."""
-    outputs = [walk.unique(scope.prefix + item) if item else "" for item in node.output]
-    for output, found in zip(outputs, results, strict=False):
-        if output and isinstance(found, Tensor):
-            walk.add_tensor(Tensor(output, found.shape, found.dtype))
-        elif output:
-            walk.add_unknown(output, str(found))
-    walk.ops.append(
-        Op(
-            name, node.op_type, inputs, tuple(outputs), attributes, "", scope.imports.get("", 0),
-            scope.sources or (node.name or name,), (), bodies,
-        )
-    )  # fmt: skip
-    _name_outputs(node, name, scope, outputs)
-
-
-def _body_graph(
-    walk: Walk, name: str, key: str, graph: onnx.GraphProto, scope: Scope, arguments: Sequence[Result]
-) -> Graph:
-    """A body as a Graph of its own. Its constants belong to the outermost graph and are captured."""
-    prefix = f"{name}/{key}/"
-    inner = scope.nested(prefix, (name,))
-    if len(graph.input) != len(arguments):
-        raise BadModel(f"node '{name}': its body has {len(graph.input)} inputs, expected {len(arguments)}")
-    names = [walk.unique(prefix + item.name) for item in graph.input]
-    for local, found in zip(names, arguments, strict=True):
-        if isinstance(found, Tensor):
-            walk.add_tensor(Tensor(local, found.shape, found.dtype))
-        else:
-            walk.add_unknown(local, found)
-    outside, walk.ops = walk.ops, []
-    try:
-        outputs = tuple(walk.single(item, name, inner.sources) for item in walk.body(graph, inner, list(names)))
-        ops = tuple(walk.ops)
-    finally:
-        walk.ops = outside
-    own = {*names, *(item for op in ops for item in op.outputs)}
-    used = dict.fromkeys([*(item for op in ops for item in op.reads()), *outputs])
-    present = [item for item in dict.fromkeys((*names, *used, *own)) if item]
-    tensors = {item: walk.tensors[item] for item in present if item in walk.tensors}
-    unknown = {item: walk.unknown[item] for item in present if item in walk.unknown}
-    captured = tuple(item for item in used if item not in own)
-    return Graph(prefix.rstrip("/"), tensors, {}, ops, tuple(names), outputs, captured, unknown=unknown)
-
-
-# Pieces
-
-
-def _bodies(node: onnx.NodeProto, name: str, scope: Scope, keys: Sequence[str]) -> dict[str, onnx.GraphProto]:
-    found = subgraphs(bound_attributes(node, scope.bindings, name))
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise BadModel(f"node '{name}' ({node.op_type}): attribute '{missing[0]}' is missing")
-    return found
-
-
-def _name_outputs(node: onnx.NodeProto, name: str, scope: Scope, outputs: Sequence[Meaning]) -> None:
-    if len(node.output) > len(outputs):
-        raise BadModel(f"node '{name}' ({node.op_type}) has {len(node.output)} outputs, its body gives {len(outputs)}")
-    scope.names.update({local: meaning for local, meaning in zip(node.output, outputs, strict=False) if local})
 
 
 def _slice_of(walk: Walk, source: str, axis: int, index: int, name: str, sources: tuple[str, ...]) -> str:

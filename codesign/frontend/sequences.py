@@ -10,6 +10,7 @@ import onnx
 
 from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
 from codesign.frontend.attributes import bound_attributes, plain_attributes
+from codesign.frontend.bodies import bodies_of, body_graph, name_outputs, record
 from codesign.frontend.scope import Scope
 from codesign.frontend.walk import Handler, Walk, as_scalar, register
 from codesign.graph import Op
@@ -124,6 +125,31 @@ def concat(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
         items = stacked(walk, items, axis, name, sources)
     op = Op(name, "Concat", items, (scope.prefix + node.output[0],), {"axis": axis}, "", 13, sources)
     scope.names[node.output[0]] = walk.emit(op)[0]
+    return True
+
+
+@register(SEQUENCES, "SequenceMap")
+def mapped(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
+    """A body for each item: in the place of the node where the items are known, else an operation that holds it."""
+    body = bodies_of(node, name, scope, ("body",))["body"]
+    meanings = [scope.meaning(item, name) for item in node.input]
+    lengths = {len(meaning) for meaning in meanings if isinstance(meaning, tuple)}
+    sources = scope.sources or (node.name or name,)
+    if len(lengths) != 1 or meanings[0] in walk.unknown or lengths.pop() * len(body.node) > MOST_PARTS:
+        inputs = tuple(walk.single(meaning, name, sources) for meaning in meanings)
+        reason = f"node '{name}' (SequenceMap): the items of a sequence are known only when it runs"
+        if not walk.dynamic:
+            raise UnboundDimension(reason)
+        graph = body_graph(walk, name, "body", body, scope, [reason] * len(body.input))
+        record(walk, node, name, scope, inputs, {}, {"body": graph}, [reason] * len(node.output))
+        return True
+    results: list[list[str]] = [[] for _ in node.output]
+    for number in range(len(meanings[0])):
+        arguments = [meaning[number] if isinstance(meaning, tuple) else meaning for meaning in meanings]
+        outputs = walk.body(body, scope.nested(f"{name}/item_{number}/", sources), arguments)
+        for items, found in zip(results, outputs, strict=True):
+            items.append(walk.single(found, name, sources))
+    name_outputs(node, name, scope, [tuple(items) for items in results])
     return True
 
 

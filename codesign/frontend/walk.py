@@ -140,7 +140,7 @@ class Walk:
             op = legacy.modern(self, op)
         body = None if implemented(domain, node.op_type) else standard_function(op, node, self.values)
         if body is not None:
-            self.expand(body, node, name, scope)
+            self.expand(body, node, name, scope, scope.imports)
         else:
             self.emit(op, node, scope)
 
@@ -225,14 +225,21 @@ class Walk:
 
     # Operators that are graphs
 
-    def expand(self, function: onnx.FunctionProto, node: onnx.NodeProto, name: str, scope: Scope) -> None:
-        """Put the body of a function in the place of its call."""
+    def expand(
+        self,
+        function: onnx.FunctionProto,
+        node: onnx.NodeProto,
+        name: str,
+        scope: Scope,
+        around: Mapping[str, int] | None = None,
+    ) -> None:
+        """Put the body of a function in the place of its call. `around` holds versions that it need not import."""
         what = f"node '{name}' ({node.op_type})"
         if len(node.input) > len(function.input) or len(node.output) > len(function.output):
             raise BadModel(f"{what} has more inputs or outputs than its function")
         given = {item.name: item for item in bound_attributes(node, scope.bindings, what)}
         defaults = {item.name: item for item in function.attribute_proto}
-        imports = check.opset_imports(function.opset_import) or scope.imports
+        imports = {**(around or {}), **check.opset_imports(function.opset_import)} or scope.imports
         inner = scope.call(f"{name}/", (node.name or name,), imports, {**defaults, **given})
         for formal, actual in zip(function.input, node.input, strict=False):
             inner.names[formal] = scope.meaning(actual, name) if actual else ""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from codesign.errors import UnboundDimension
+from codesign.executor.bodies import run_body
 from codesign.graph import Op
 from codesign.ops.arguments import bad, normal_axis, optional, required
 from codesign.ops.base import Operator, ShapeAndType, Value, operator
@@ -110,6 +111,21 @@ class Split(OfItems):
         if given is None and not op.attributes.get("keepdims", 1):
             parts = [part.squeeze(axis) for part in parts]
         return [parts]
+
+
+@operator("SequenceMap")
+class Map(OfItems):
+    """The body's outputs for each item of the first sequence, further sequences taken item by item beside it."""
+
+    def compute(self, op: Op, inputs: Sequence[Any]) -> list[Any]:
+        items = required(op, inputs, 0, "input_sequence")
+        if any(isinstance(value, list) and len(value) != len(items) for value in inputs):
+            raise bad(op, "its sequences have different lengths")
+        results = [
+            run_body(op.bodies["body"], [value[number] if isinstance(value, list) else value for value in inputs])
+            for number in range(len(items))
+        ]
+        return [[result[position] for result in results] for position in range(len(op.outputs))]
 
 
 @operator("Optional")

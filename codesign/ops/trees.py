@@ -26,10 +26,10 @@ from codesign.work import Gather, Operand, Work
 _MODES = {
     name: number
     for number, name in enumerate(
-        ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "LEAF")
+        ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "LEAF", "BRANCH_MEMBER")
     )
 }
-_LEAF = _MODES["LEAF"]
+_LEAF, _MEMBER = _MODES["LEAF"], _MODES["BRANCH_MEMBER"]
 _AGGREGATES = {"SUM": 0, "AVERAGE": 0, "MIN": 1, "MAX": 2}
 
 
@@ -48,6 +48,8 @@ class Forest:
     starts: Array
     targets: Array
     weights: Array
+    members: Array
+    member_ends: Array
 
     @property
     def mean_depth(self) -> float:
@@ -88,6 +90,7 @@ def forest(op: Op, side: str, features: int, targets: int) -> Forest:
     no[inner] = index.find(trees[inner], columns["falsenodeids"][inner])
     if inner.any() and not (0 <= columns["featureids"][inner].min() <= columns["featureids"][inner].max() < features):
         raise bad(op, f"a node compares a feature outside the {features} of the input")
+    thresholds, members, member_ends = _memberships(op, modes, thresholds)
     missing = listed(op, "nodes_missing_value_tracks_true", np.int64).astype(bool)
     roots, depths = _depths(op, inner, yes, no)
     owners = index.find(listed(op, f"{side}_treeids", np.int64), listed(op, f"{side}_nodeids", np.int64))
@@ -109,7 +112,23 @@ def forest(op: Op, side: str, features: int, targets: int) -> Forest:
         np.searchsorted(owners[order], np.arange(len(trees) + 1)),
         given[order],
         weights[order],
+        members,
+        member_ends,
     )
+
+
+def _memberships(op: Op, modes: Array, thresholds: Array) -> tuple[Array, Array, Array]:
+    """Thresholds with the number of its set at each test of membership; all sets, and where each ends."""
+    held = np.asarray(op.attributes.get("membership_values", ())).ravel().astype(thresholds.dtype)
+    marks, tests = np.isnan(held), np.flatnonzero(modes == _MEMBER)
+    ends = np.flatnonzero(marks) - np.arange(marks.sum())
+    if held.size and not marks[-1]:
+        ends = np.append(ends, len(held) - marks.sum())
+    if len(ends) < len(tests):
+        raise bad(op, f"{len(tests)} tests of membership, {len(ends)} sets of values in 'membership_values'")
+    thresholds = thresholds.copy()
+    thresholds[tests] = np.arange(len(tests))
+    return thresholds, held[~marks], ends
 
 
 class _Index:
@@ -180,7 +199,7 @@ class TreeEnsemble(Operator):
         leaves = np.empty((len(values), len(trees.roots)), np.int64)
         descend(
             values, trees.features, trees.thresholds, trees.modes, trees.yes, trees.no, trees.missing, trees.roots,
-            leaves,
+            trees.members, trees.member_ends, leaves,
         )  # fmt: skip
         scores = np.empty((len(values), self._targets(op)))
         given = np.empty(scores.shape, np.bool_)

@@ -9,19 +9,20 @@ from numba import njit
 
 Array = np.ndarray[Any, Any]
 
-LESS_OR_EQUAL, LESS, GREATER_OR_EQUAL, GREATER, EQUAL, NOT_EQUAL, LEAF = range(7)
+LESS_OR_EQUAL, LESS, GREATER_OR_EQUAL, GREATER, EQUAL, NOT_EQUAL, LEAF, MEMBER = range(8)
 SUM, LOWEST, HIGHEST = range(3)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def descend(
     values: Array, features: Array, thresholds: Array, modes: Array, yes: Array, no: Array, missing: Array,
-    roots: Array, leaves: Array,
+    roots: Array, members: Array, member_ends: Array, leaves: Array,
 ) -> None:  # fmt: skip
     """Fill `leaves` (rows, trees) with the leaf that each row of `values` (rows, features) reaches in each tree.
 
     Nodes are one array for all trees: `features` and `thresholds` are compared as `modes` say, `yes` and `no` are the
-    nodes that follow, and a value that is no number goes to `yes` where `missing` is set.
+    nodes that follow, and a value that is no number goes to `yes` where `missing` is set. The threshold of a test of
+    membership is the number of its set: set n is `members` up to `member_ends[n]`, from where the one before ends.
     """
     for row in range(values.shape[0]):
         for tree in range(roots.size):
@@ -40,6 +41,10 @@ def descend(
                     taken = value > threshold
                 elif mode == EQUAL:
                     taken = value == threshold
+                elif mode == MEMBER:
+                    chosen = int(threshold)
+                    start = member_ends[chosen - 1] if chosen else 0
+                    taken = np.any(members[start : member_ends[chosen]] == value)
                 else:
                     taken = value != threshold
                 node = yes[node] if taken else no[node]
