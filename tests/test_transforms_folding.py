@@ -106,6 +106,14 @@ def test_operations_that_depend_on_the_layout_stay_behind_views() -> None:
     assert hoist_over_views(graph) is graph
 
 
+def test_an_operation_whose_constant_adds_axes_stays_behind_views() -> None:
+    build = Build()
+    value = build.op("Sub", build.input(2), build.parameter(1))
+    value = build.op("Add", build.reshape(value, 2, 1, 1, 1), build.constant([[[[2.0]]]]))
+    graph = build.graph(build.op("Mul", value, build.parameter(2, 1, 1, 8)))
+    assert keeps_values(graph, hoist_over_views) is graph
+
+
 def test_spatial_padding_by_zero_goes_into_the_convolution() -> None:
     build = Build()
     padded = build.op("Pad", build.input(1, 3, 5, 6), build.constant([0, 0, 0, 1, 0, 0, 1, 2], np.int64))

@@ -27,9 +27,14 @@ def hoist_over_views(graph: Graph) -> Graph:
         if host is None or is_view(view, host) or not can_host(host):
             continue
         views = _run(view, op, is_view)
-        following = view.sole_reader(views[-1].outputs[0])
-        if following is not None and _is_alone(view, following):
-            _swap(view, rewriter, views, _run(view, following, _is_alone))
+        following, rank = view.sole_reader(views[-1].outputs[0]), len(view.shape(op.inputs[0]))
+
+        def may_move(view: View, op: Op, rank: int = rank) -> bool:
+            """Constants with more axes than the value before the views would add them to it."""
+            return _is_alone(view, op) and all(len(view.shape(name)) <= rank for name in _single(view, op))
+
+        if following is not None and may_move(view, following):
+            _swap(view, rewriter, views, _run(view, following, may_move))
     return rewriter.build()
 
 
@@ -46,8 +51,13 @@ def _is_alone(view: View, op: Op) -> bool:
     if op.bodies or op.epilogue or len(op.outputs) != 1 or epilogue_flops(op) is None:
         return False
     varying = [name for name in op.inputs if name and view.tensor(name).elements != 1]
-    single = all(view.is_constant(name) for name in op.inputs if name and name not in varying)
+    single = all(view.is_constant(name) for name in _single(view, op))
     return len(varying) == 1 and single and view.shape(varying[0]) == view.shape(op.outputs[0])
+
+
+def _single(view: View, op: Op) -> list[str]:
+    """The inputs of one element."""
+    return [name for name in op.inputs if name and view.tensor(name).elements == 1]
 
 
 def _swap(view: View, rewriter: Rewriter, views: list[Op], elementwise: list[Op]) -> None:
