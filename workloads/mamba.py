@@ -6,11 +6,11 @@ kernel does; "parallel" is a prefix scan that writes every state to memory. A de
 
 from __future__ import annotations
 
-from workloads.blocks.dense import rms_norm, tied_logits
-from workloads.blocks.generation import read_states, token_ids, write_states
+from workloads.blocks.dense import rms_norm
+from workloads.blocks.generation import language_model, read_states, write_states
 from workloads.blocks.recurrence import Form
 from workloads.blocks.state_space import Selective, mamba_mixer
-from workloads.builder import Builder
+from workloads.builder import Builder, Value
 from workloads.registry import variants
 
 EPSILON = 1e-5
@@ -50,15 +50,16 @@ def mamba(
     """Token ids (batch, sequence), in a decode step after the tokens that the states remember, to logits of every
     token (batch, sequence, vocabulary) and the states."""
     sizes = Selective(inner=2 * width, state=state, kernel=kernel, rank=-(-width // 16))
-    tokens = token_ids(graph, batch, sequence)
     pasts = read_states(graph, [sizes.state_shapes(batch)] * layers) if decode else [None] * layers
-    table = graph.weight("embedding/weight", vocabulary, width)
-    value = graph.lookup(table, tokens, "embedding/lookup")
     presents = []
-    for layer, past in enumerate(pasts):
-        with graph.scope(f"layer{layer}"):
-            mixed, present = mamba_mixer(graph, rms_norm(graph, value, "norm", EPSILON), sizes, form, past)
-            value = graph.add(value, mixed, "residual")
-            presents.append(present)
-    graph.output(tied_logits(graph, rms_norm(graph, value, "norm", EPSILON), table), "logits")
+
+    def norm(value: Value, name: str) -> Value:
+        return rms_norm(graph, value, name, EPSILON)
+
+    def layer(value: Value, index: int) -> Value:
+        mixed, present = mamba_mixer(graph, norm(value, "norm"), sizes, form, pasts[index])
+        presents.append(present)
+        return graph.add(value, mixed, "residual")
+
+    language_model(graph, batch, sequence, layer, norm, layers=layers, width=width, vocabulary=vocabulary)
     write_states(graph, presents)

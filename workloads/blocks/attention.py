@@ -152,8 +152,9 @@ def attend(
     return context, Cache(*present)
 
 
-def causal_mask(graph: Builder, queries: int, keys: int, name: str = "causal_mask") -> Value:
-    """Added to scores (queries, keys): zero for keys up to each query's own, the lowest float beyond.
+def causal_mask(graph: Builder, queries: int, keys: int, window: int | None = None, name: str = "causal_mask") -> Value:
+    """Added to scores (queries, keys): zero for keys up to each query's own, or the last `window` of them, the lowest
+    float for others.
 
     The last query stands at the last key. Made in the graph: a table would be the square of the sequence.
     """
@@ -163,4 +164,8 @@ def causal_mask(graph: Builder, queries: int, keys: int, name: str = "causal_mas
         [full] = graph.node("ConstantOfShape", [shape], [(queries, keys)], data_type=fill.data_type, value=fill)
         first_hidden = graph.integers("first_hidden", keys - queries + 1)
         [mask] = graph.node("Trilu", [full, first_hidden], [(queries, keys)], upper=1)
-        return mask
+        if window is None or window >= keys:
+            return mask
+        last_hidden = graph.integers("last_hidden", keys - queries - window)
+        [older] = graph.node("Trilu", [full, last_hidden], [(queries, keys)], upper=0)
+        return graph.add(mask, older, "band")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from workloads.blocks.activation import Activation, activate
 from workloads.builder import Builder, Value
 
@@ -42,6 +44,14 @@ def rms_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Value:
     with graph.scope(name):
         scale = graph.weight("weight", value.shape[-1])
         [result] = graph.node("RMSNormalization", [value, scale], [value.shape], axis=-1, epsilon=epsilon)
+        return result
+
+
+def unit_rms_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Value:
+    """Each row of the last dimension divided by its root mean square, without a learned scale."""
+    with graph.scope(name):
+        ones = graph.constant("ones", np.ones(value.shape[-1], dtype=np.float32))
+        [result] = graph.node("RMSNormalization", [value, ones], [value.shape], axis=-1, epsilon=epsilon)
         return result
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnx import TensorProto
 
 from workloads.blocks.attention import Cache
+from workloads.blocks.dense import linear, tied_logits
 from workloads.builder import Builder, Value
 
 States = Mapping[str, Value]
@@ -15,6 +16,31 @@ States = Mapping[str, Value]
 
 def token_ids(graph: Builder, batch: int, sequence: int, name: str = "input_ids") -> Value:
     return graph.input(name, (batch, sequence), TensorProto.INT64)
+
+
+def language_model(
+    graph: Builder,
+    batch: int,
+    sequence: int,
+    layer: Callable[[Value, int], Value],
+    norm: Callable[[Value, str], Value],
+    *,
+    layers: int,
+    width: int,
+    vocabulary: int,
+    tied: bool = True,
+) -> None:
+    """Adds token ids (batch, sequence), their embedding, `layer(value, index)` for each of the layers, a last `norm`,
+    and the logits of every token (batch, sequence, vocabulary), from the embedding's table when `tied`."""
+    tokens = token_ids(graph, batch, sequence)
+    table = graph.weight("embedding/weight", vocabulary, width)
+    value = graph.lookup(table, tokens, "embedding/lookup")
+    for index in range(layers):
+        with graph.scope(f"layer{index}"):
+            value = layer(value, index)
+    value = norm(value, "norm")
+    logits = tied_logits(graph, value, table) if tied else linear(graph, value, vocabulary, "head", bias=False)
+    graph.output(logits, "logits")
 
 
 def read_cache(graph: Builder, batch: int, heads: int, past: int, head_size: int, layers: int) -> list[Cache | None]:

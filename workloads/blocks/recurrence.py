@@ -28,8 +28,8 @@ Form = Literal["recurrent", "chunked", "parallel"]
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """Operands, (batch, heads, tokens, size) each: queries and keys of the key size, values of the value size. A
-    single head of queries, keys or gates serves all heads of values.
+    """Operands, (batch, heads, tokens, size) each: queries and keys of the key size, values of the value size. What
+    has a single head serves all heads of the others: heads that share key, value and gates share their state.
 
     `log_decay` is (batch, heads, tokens, 1 or key size). With `rates` (key size, value size), all negative, it is the
     step (batch, heads, tokens, value size), and element (i, j) of the state decays by exp(step_j x rate_ij). `beta`
@@ -167,7 +167,8 @@ def _chunked(graph: Builder, operands: Recurrence, state: Value, chunk: int, sub
         outputs, last = _delta_chunks(graph, cut, state)
     else:
         outputs, last = _decayed_chunks(graph, cut, state, subchunk)
-    return graph.reshape(outputs, operands.value.shape, "outputs"), last
+    lead, tokens = outputs.shape[:2], operands.value.shape[2]
+    return graph.reshape(outputs, (*lead, tokens, outputs.shape[-1]), "outputs"), last
 
 
 def _cut(graph: Builder, value: Value, chunk: int, name: str) -> Value:
@@ -221,17 +222,21 @@ def _channel_decay_local(
 ) -> Value:
     """A chunk in subchunks, so that no exponent is positive: between subchunks matrix products of queries and keys
     decayed to the query's subchunk's start; inside a subchunk element by element, in full precision."""
-    batch, heads, chunks, chunk, size = query.shape
+    chunk = query.shape[3]
     rows = _whole(graph, chunk, subchunk)
-    fine = (batch, heads, chunks, chunk // rows, rows, size)
-    query, decay = graph.reshape(query, fine, "query_rows"), graph.reshape(since_start, fine, "log_decay_rows")
-    within = _subchunk_diagonal(graph, query, graph.reshape(key, fine, "key_rows"), decay)
-    wide = graph.reshape(value, (*fine[:-1], value.shape[-1]), "value_rows")
-    local = graph.reshape(graph.matmul(within, wide, "diagonal"), value.shape, "diagonal_chunks")
+
+    def fine(operand: Value, name: str) -> Value:
+        cut = (*operand.shape[:3], chunk // rows, rows, operand.shape[-1])
+        return graph.reshape(operand, cut, f"{name}_rows")
+
+    query, decay = fine(query, "query"), fine(since_start, "log_decay")
+    within = _subchunk_diagonal(graph, query, fine(key, "key"), decay)
+    local = graph.matmul(within, fine(value, "value"), "diagonal")
+    local = graph.reshape(local, (*local.shape[:3], chunk, local.shape[-1]), "diagonal_chunks")
     if rows == chunk:
         return local
     ends = graph.slice(decay, -1, rows, -2, "log_decay_at_ends")
-    first = zeros(graph, (*fine[:3], 1, 1, size), "log_decay_at_first")
+    first = zeros(graph, (*ends.shape[:3], 1, *ends.shape[4:]), "log_decay_at_first")
     starts = graph.concat([first, graph.slice(ends, 0, -1, 3, "ends")], 3, "log_decay_at_starts")
     from_start = graph.unary("Exp", graph.binary("Sub", decay, starts), "decay_from_start")
     before = graph.binary("Sub", starts, graph.unsqueeze(since_start, [3]), "log_decay_before")
@@ -241,7 +246,7 @@ def _channel_decay_local(
     scores = graph.matmul(queries, _flipped(graph, keys), "scores")
     seen = np.arange(chunk)[None, None, :] < rows * np.arange(chunk // rows)[:, None, None]
     scores = graph.multiply(scores, graph.constant("earlier", seen.astype(np.float32)), "earlier_scores")
-    scores = graph.reshape(scores, (batch, heads, chunks, chunk, chunk), "chunk_scores")
+    scores = graph.reshape(scores, (*scores.shape[:3], chunk, chunk), "chunk_scores")
     return graph.add(local, graph.matmul(scores, value, "off_diagonal"), "local")
 
 
