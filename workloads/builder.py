@@ -85,6 +85,14 @@ class Builder:
         self._initializers.append(tensor)
         return value
 
+    def frozen(self, name: str, array: np.ndarray[Any, Any]) -> Value:
+        """A tensor that was never trained but stands among the parameters, and is counted with them: its values are in
+        the file."""
+        unique = self._unique(name)
+        tensor = numpy_helper.from_array(array, unique)
+        self._initializers.append(tensor)
+        return Value(unique, array.shape, tensor.data_type)
+
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> Value:
         """A tensor whose values belong to the architecture (shapes, indices, scales, tables): a Constant node."""
         tensor = numpy_helper.from_array(array)

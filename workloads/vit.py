@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from workloads.blocks.attention import encoder_attention
-from workloads.blocks.dense import classifier, layer_norm, mlp
+from workloads.blocks.dense import classifier, layer_norm, mean_of, mlp
 from workloads.blocks.embedding import image_input, learned_token, patch_embedding, positioned
 from workloads.blocks.residual import encoder_blocks
 from workloads.builder import Builder, Value
@@ -56,7 +56,7 @@ def vit(
     if distilled:
         distilled_token = graph.take(value, 1, 1, "distillation_token")
         distilled_logits = classifier(graph, distilled_token, classes, "distillation_head")
-        logits = graph.multiply(graph.add(logits, distilled_logits), graph.scalar("half", 0.5), "mean_logits")
+        logits = mean_of(graph, [logits, distilled_logits])
     graph.output(logits, "logits")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from workloads.blocks.activation import Activation, activate
@@ -22,6 +24,14 @@ def classifier(graph: Builder, value: Value, classes: int, name: str = "head", b
         inputs += [graph.weight("bias", classes)] if bias else []
         [logits] = graph.node("Gemm", inputs, [(value.shape[0], classes)], transB=1)
         return logits
+
+
+def mean_of(graph: Builder, values: Sequence[Value], name: str = "mean_logits") -> Value:
+    """The mean of values of one shape."""
+    total = values[0]
+    for value in values[1:]:
+        total = graph.add(total, value)
+    return graph.multiply(total, graph.scalar("share", 1 / len(values)), name)
 
 
 def tied_logits(graph: Builder, value: Value, table: Value, name: str = "head") -> Value:

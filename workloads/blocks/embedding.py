@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from codesign.errors import BadParameter
 from workloads.blocks.activation import Activation, activate
 from workloads.blocks.convolution import convolution, depthwise
@@ -85,3 +89,32 @@ def channels_last(graph: Builder, value: Value, name: str = "channels_last") -> 
 def channels_first(graph: Builder, value: Value, name: str = "channels_first") -> Value:
     """(batch, height, width, channels) to (batch, channels, height, width)."""
     return graph.transpose(value, (0, 3, 1, 2), name)
+
+
+def unfold(graph: Builder, value: Value, kernel: int, stride: int, padding: int, name: str = "unfold") -> Value:
+    """Every window of an image (batch, channels, height, width), overlapping or not, as a token that holds its values:
+    (batch, windows, channels x kernel x kernel). Two gathers, as torch exports its unfold."""
+    batch, channels = value.shape[:2]
+    with graph.scope(name):
+        value = graph.pad(value, {2: (padding, padding), 3: (padding, padding)})
+        counts = [(extent - kernel) // stride + 1 for extent in value.shape[2:]]
+        for axis, count in ((2, counts[0]), (4, counts[1])):
+            rows = graph.integers("places", [place + stride * at for place in range(kernel) for at in range(count)])
+            shape = (*value.shape[:axis], kernel * count, *value.shape[axis + 1 :])
+            [gathered] = graph.node("Gather", [value, rows], [shape], axis=axis)
+            value = graph.reshape(gathered, (*shape[:axis], kernel, count, *shape[axis + 1 :]), "apart")
+        tokens = graph.transpose(value, (0, 3, 5, 1, 2, 4))
+        return graph.reshape(tokens, (batch, counts[0] * counts[1], channels * kernel * kernel), "tokens")
+
+
+def sinusoids(tokens: int, width: int) -> np.ndarray[Any, Any]:
+    """The fixed positions of Vaswani et al. 2017 (arXiv:1706.03762), sines and cosines in turn: (1, tokens, width)."""
+    rates = 10_000.0 ** (-2 * (np.arange(width) // 2) / width)
+    angles = np.arange(tokens)[:, None] * rates
+    angles[:, 0::2], angles[:, 1::2] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
+    return angles[None].astype(np.float32)
+
+
+def class_token_of(graph: Builder, tokens: Value) -> Value:
+    """The first token: (batch, width)."""
+    return graph.take(tokens, 0, 1, "class_token")
