@@ -8,12 +8,12 @@ from workloads.blocks.activation import activate
 from workloads.blocks.convolution import average_pool, batch_norm, conv_norm, convolution, max_pool, pooled_classifier
 from workloads.blocks.embedding import image_input
 from workloads.builder import Builder, Value
-from workloads.registry import variants
+from workloads.registry import Table, variants
 
 BOTTLENECK = 4
 """Channels between the two convolutions of a layer, in those that it adds."""
 
-VARIANTS = {
+VARIANTS: Table = {
     "densenet121": {"blocks": (6, 12, 24, 16)},
     "densenet161": {"blocks": (6, 12, 36, 24), "growth": 48},
     "densenet201": {"blocks": (6, 12, 48, 32)},
