@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from workloads.builder import Builder, Value
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Cosines and sines of each token's position (tokens, rotated / 2), the row of each token (batch, tokens), and how
-    many of a head's features turn (0: all)."""
+    """Cosines and sines of each token's position (tokens, rotated / 2), the row of each token (batch, tokens), how many
+    of a head's features turn (0: all), and whether a pair's two stand side by side or half a head apart."""
 
     cosines: Value
     sines: Value
     rows: Value
     rotated: int = 0
+    interleaved: bool = False
 
 
 def rotary_table(
@@ -27,22 +29,30 @@ def rotary_table(
     turn, by default all of the head (Su et al. 2021, arXiv:2104.09864)."""
     size = rotated or head_size
     frequencies = theta ** (-np.arange(0, size, 2) / size)
-    angles = np.outer(np.arange(past, past + sequence), frequencies)
-    rows = np.broadcast_to(np.arange(sequence), (batch, sequence))
+    return rotation_by(graph, batch, np.outer(np.arange(past, past + sequence), frequencies), rotated)
+
+
+def rotation_by(
+    graph: Builder, batch: int, angles: np.ndarray[Any, Any], rotated: int = 0, interleaved: bool = False
+) -> Rotation:
+    """The rotation of each token's pairs by `angles` (tokens, pairs)."""
+    rows = np.broadcast_to(np.arange(angles.shape[0]), (batch, angles.shape[0]))
     with graph.scope("rotary"):
         return Rotation(
             graph.constant("cosines", np.cos(angles).astype(np.float32)),
             graph.constant("sines", np.sin(angles).astype(np.float32)),
             graph.constant("rows", np.ascontiguousarray(rows)),
             rotated,
+            interleaved,
         )
 
 
 def rotate(graph: Builder, value: Value, rotation: Rotation, name: str) -> Value:
-    """`value` (batch, heads, tokens, head size) with each pair (i, i + half) turned by its token's angle."""
+    """`value` (batch, heads, tokens, head size) with each pair of features turned by its token's angle."""
     inputs = [value, rotation.cosines, rotation.sines, rotation.rows]
-    partial = {"rotary_embedding_dim": rotation.rotated} if rotation.rotated else {}
-    [turned] = graph.node("RotaryEmbedding", inputs, [value.shape], f"{name}/RotaryEmbedding", **partial)
+    attributes = {"rotary_embedding_dim": rotation.rotated} if rotation.rotated else {}
+    attributes |= {"interleaved": 1} if rotation.interleaved else {}
+    [turned] = graph.node("RotaryEmbedding", inputs, [value.shape], f"{name}/RotaryEmbedding", **attributes)
     return turned
 
 
