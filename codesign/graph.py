@@ -157,7 +157,7 @@ class Graph:
         return sum(weight.tensor.bytes for weight in self.weights.values() if weight.is_parameter)
 
     def with_ops(self, ops: tuple[Op, ...], **changes: Any) -> Graph:
-        """A copy with other operations, tensors and weights that nothing uses any more dropped."""
+        """A copy with other operations; tensors, weights and captured values that nothing uses any more are dropped."""
         new = replace(self, ops=ops, **changes)
         used = {name for op in new.ops for name in (*op.reads(), *op.outputs) if name}
         used.update(new.inputs, new.outputs)
@@ -166,6 +166,7 @@ class Graph:
             tensors={name: tensor for name, tensor in new.tensors.items() if name in used},
             weights={name: weight for name, weight in new.weights.items() if name in used},
             unknown={name: reason for name, reason in new.unknown.items() if name in used},
+            captured=tuple(name for name in new.captured if name in used),
         )
 
     def check_known(self) -> None:

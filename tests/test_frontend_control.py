@@ -12,10 +12,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from codesign.errors import UnboundDimension
+from codesign.errors import BadModel, UnboundDimension
 from codesign.executor import Executor
 from codesign.frontend import from_proto
 from codesign.graph import Graph
+from codesign.lower import lower
 from tests.test_frontend import floats, integers, kinds, model_of, shapes
 
 
@@ -82,6 +83,36 @@ def test_a_condition_on_data_keeps_both_branches_with_what_they_capture() -> Non
     assert {key: kinds(body) for key, body in choice.bodies.items()} == {"then_branch": ["Mul"], "else_branch": ["Neg"]}
     assert all(body.captured == ("x",) for body in choice.bodies.values())
     assert shapes(graph) == [(3,)]
+
+
+def choice_by_rate(first: int, second: int) -> onnx.ModelProto:
+    """Two branches, for x of `first` or of `second` columns: each multiplies it by a matrix of its own."""
+    weights = {"a": floats(first, 2), "b": floats(second, 2)}
+    bodies = {
+        key: graph_of([helper.make_node("MatMul", ["x", name], ["z"], name=f"by_{name}")], {}, {"z": 1})
+        for key, name in (("then_branch", "a"), ("else_branch", "b"))
+    }
+    nodes = [
+        helper.make_node("Cast", ["rate"], ["flag"], to=TensorProto.BOOL),
+        helper.make_node("If", ["flag"], ["y"], name="choice", **bodies),
+    ]
+    return model_of(nodes, {"x": ["n", "columns"], "rate": []}, ["y"], weights)
+
+
+def test_a_branch_that_is_for_another_shape_refuses_to_run_when_it_is_chosen() -> None:
+    graph = from_proto(choice_by_rate(4, 8), bind={"n": 1, "columns": 8})
+    assert shapes(graph) == [(1, 2)]
+    x = floats(1, 8)
+    results = Executor(graph).run({"x": x, "rate": np.float32(0)})
+    np.testing.assert_allclose(results["y"], x @ floats(8, 2), rtol=1e-5)
+    with pytest.raises(BadModel, match=r"choice/then_branch.*is chosen and cannot run: .*inner dimensions differ"):
+        Executor(graph).run({"x": x, "rate": np.float32(1)})
+    assert sum(work.macs for work in lower(graph)) == 16
+
+
+def test_branches_that_are_both_for_another_shape_are_an_error() -> None:
+    with pytest.raises(BadModel, match=r"by_.*inner dimensions differ"):
+        from_proto(choice_by_rate(4, 8), bind={"n": 1, "columns": 5})
 
 
 def loop_body(step: str = "Add") -> onnx.GraphProto:

@@ -39,6 +39,12 @@ def test_a_dimension_without_a_name_is_bound_by_input_and_axis() -> None:
     assert shapes(from_proto(relu(None, 3, None), bind={"x.2": 7}, batch=4)) == [(4, 3, 7)]
 
 
+def test_a_dimension_written_as_minus_one_is_free() -> None:
+    graph = from_proto(relu(-1, 3, -1), bind={"x.2": 7}, batch=4)
+    assert shapes(graph) == [(4, 3, 7)]
+    assert graph.warnings == ()
+
+
 def test_expressions_follow_from_the_names_in_them() -> None:
     model = relu("batch", "past_sequence_length + sequence_length", "2*heads")
     bound = {"past_sequence_length": 7, "sequence_length": 2, "heads": 3}

@@ -61,13 +61,13 @@ class Dimensions:
         if given is None or not has_shape(item):
             return
         for axis, dim in enumerate(dims if len(dims) == len(given) else ()):
-            if not dim.HasField("dim_value"):
+            if not states_size(dim):
                 self.sizes.setdefault(_label(item.name, axis, dim), int(given[axis]))
         fits = len(dims) == len(given) and all(
             self.size_of(dim, _label(item.name, axis, dim)) in (None, given[axis]) for axis, dim in enumerate(dims)
         )
         if not fits:
-            stated = ", ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param for dim in dims)
+            stated = ", ".join(str(dim.dim_value) if states_size(dim) else dim.dim_param for dim in dims)
             raise BadParameter(f"input '{item.name}' has shape {list(given)}; the model states [{stated}]")
 
     def _bind(self, bind: Mapping[str, int], known: set[str]) -> None:
@@ -98,7 +98,7 @@ class Dimensions:
 
     def size_of(self, dim: onnx.TensorShapeProto.Dimension, label: str = "") -> int | None:
         """The size of one dimension, or None when it is not known."""
-        if dim.HasField("dim_value"):
+        if states_size(dim):
             return dim.dim_value
         label = label or dim.dim_param
         if label in self.sizes:
@@ -117,9 +117,14 @@ def tensor_type(value: onnx.ValueInfoProto) -> onnx.TypeProto.Tensor:
     return kind.tensor_type
 
 
+def states_size(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """True when the file states how large a dimension is; some exporters write -1 where it is free."""
+    return dim.HasField("dim_value") and dim.dim_value >= 0
+
+
 def _label(input_name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> str:
     """The name a dimension is bound by; unnamed ones get one; "" when its size is known."""
-    if dim.HasField("dim_value"):
+    if states_size(dim):
         return ""
     return dim.dim_param or f"{input_name}.{axis}"
 

@@ -17,6 +17,7 @@ from codesign.executor.bodies import run_body
 from codesign.graph import Graph, Op
 from codesign.ops.arguments import bad, before_opset, known, normal_axis, operands, optional, present, required
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
+from codesign.ops.costs import view_work
 from codesign.work import Operand, Scan, Work
 
 MOST_TRIPS = 1 << 24
@@ -96,6 +97,23 @@ class If(Operator):
         branches = self._branches(op, required(op, inputs, 0, "cond").constant)
         works = [_steps_work(op, branch, inputs, outputs, 1, 0) for branch in branches]
         return max(works, key=lambda work: (work.flops, work.bytes))
+
+
+@operator("Refuse")
+class Refuse(Operator):
+    """The body of a branch that cannot be for the shapes that the graph was loaded with: ours, it is in no model.
+
+    Attribute `reason` says why, `results` holds the other branch's shapes and types.
+    """
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        return list(op.attributes["results"])
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        raise bad(op, f"this branch is chosen and cannot run: {op.attributes['reason']}")
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        return view_work(op, inputs, outputs)
 
 
 def _chosen(condition: Array) -> str:
