@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from codesign.errors import BadModel
+from codesign.errors import BadModel, UnboundDimension
 from codesign.frontend.attributes import bound_attributes, subgraphs
 from codesign.frontend.scope import Meaning, Scope
 from codesign.frontend.types import ELEMENT_TYPES
@@ -103,3 +103,40 @@ def body_graph(
     unknown = {item: walk.unknown[item] for item in present if item in walk.unknown}
     captured = tuple(item for item in used if item not in own)
     return Graph(prefix.rstrip("/"), tensors, {}, ops, tuple(names), outputs, captured, unknown=unknown)
+
+
+def branch_graphs(walk: Walk, name: str, scope: Scope, bodies: Mapping[str, onnx.GraphProto]) -> dict[str, Graph]:
+    """The branches as Graphs. One that cannot be for the shapes at hand (it is for other rates or ranks of the input)
+    refuses to run, should the condition ask for it; raises BadModel when none can be."""
+    graphs: dict[str, Graph] = {}
+    refused: dict[str, BadModel] = {}
+    for key, graph in bodies.items():
+        before = walk.mark()
+        try:
+            graphs[key] = body_graph(walk, name, key, graph, scope, [])
+        except UnboundDimension:
+            raise
+        except BadModel as error:
+            refused[key] = error
+            walk.restore(before)
+    if not graphs:
+        raise next(iter(refused.values()))
+    like = next(iter(graphs.values()))
+    graphs |= {key: _refusing_graph(walk, f"{name}/{key}", like, str(error)) for key, error in refused.items()}
+    return {key: graphs[key] for key in bodies}
+
+
+def _refusing_graph(walk: Walk, name: str, like: Graph, reason: str) -> Graph:
+    """A body with the outputs of `like` that says why it cannot run."""
+    results = [known(like, item) for item in like.outputs]
+    outputs = tuple(walk.unique(f"{name}/{number}") for number in range(len(results)))
+    named = dict(zip(outputs, results, strict=True))
+    tensors = {item: Tensor(item, like.shape, like.dtype) for item, like in named.items() if isinstance(like, Tensor)}
+    unknown = {item: found for item, found in named.items() if isinstance(found, str)}
+    for tensor in tensors.values():
+        walk.add_tensor(tensor)
+    for item, why in unknown.items():
+        walk.add_unknown(item, why)
+    types = tuple((tensor.shape, tensor.dtype) for tensor in tensors.values())
+    op = Op(walk.unique(name), "Refuse", (), outputs, {"reason": reason, "results": types}, sources=(name,))
+    return Graph(name, tensors, {}, (op,), (), outputs, unknown=unknown)

@@ -13,7 +13,16 @@ import onnx
 
 from codesign.errors import BadModel, UnboundDimension
 from codesign.frontend.attributes import bound_attributes, plain_attributes
-from codesign.frontend.bodies import Result, bodies_of, body_graph, known, name_outputs, record, stated_results
+from codesign.frontend.bodies import (
+    Result,
+    bodies_of,
+    body_graph,
+    branch_graphs,
+    known,
+    name_outputs,
+    record,
+    stated_results,
+)
 from codesign.frontend.scope import Meaning, Scope
 from codesign.frontend.sequences import stacked
 from codesign.frontend.walk import Handler, Walk, as_scalar, register
@@ -169,7 +178,7 @@ def _scan_form(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, body: 
 def _keep_if(
     walk: Walk, node: onnx.NodeProto, name: str, scope: Scope, bodies: Mapping[str, onnx.GraphProto], condition: str
 ) -> None:
-    graphs = _branch_graphs(walk, name, scope, bodies)
+    graphs = branch_graphs(walk, name, scope, bodies)
     found = [[known(graph, item) for item in graph.outputs] for graph in graphs.values()]
     if any(len(each) != len(node.output) for each in found):
         raise BadModel(f"node '{name}' (If): branches do not give its {len(node.output)} outputs")
@@ -188,43 +197,6 @@ def _keep_if(
                 )
             results.append(max(tensors, key=lambda tensor: tensor.elements))
     record(walk, node, name, scope, (condition,), {}, graphs, results)
-
-
-def _branch_graphs(walk: Walk, name: str, scope: Scope, bodies: Mapping[str, onnx.GraphProto]) -> dict[str, Graph]:
-    """The branches as Graphs. One that cannot be for the shapes at hand (it is for other rates or ranks of the input)
-    refuses to run, should the condition ask for it; raises BadModel when none can be."""
-    graphs: dict[str, Graph] = {}
-    refused: dict[str, BadModel] = {}
-    for key, graph in bodies.items():
-        before = walk.mark()
-        try:
-            graphs[key] = body_graph(walk, name, key, graph, scope, [])
-        except UnboundDimension:
-            raise
-        except BadModel as error:
-            refused[key] = error
-            walk.restore(before)
-    if not graphs:
-        raise next(iter(refused.values()))
-    like = next(iter(graphs.values()))
-    graphs |= {key: _refusing_graph(walk, f"{name}/{key}", like, str(error)) for key, error in refused.items()}
-    return {key: graphs[key] for key in bodies}
-
-
-def _refusing_graph(walk: Walk, name: str, like: Graph, reason: str) -> Graph:
-    """A body with the outputs of `like` that says why it cannot run."""
-    results = [known(like, item) for item in like.outputs]
-    outputs = tuple(walk.unique(f"{name}/{number}") for number in range(len(results)))
-    named = dict(zip(outputs, results, strict=True))
-    tensors = {item: Tensor(item, found.shape, found.dtype) for item, found in named.items() if isinstance(found, Tensor)}
-    unknown = {item: found for item, found in named.items() if isinstance(found, str)}
-    for tensor in tensors.values():
-        walk.add_tensor(tensor)
-    for item, why in unknown.items():
-        walk.add_unknown(item, why)
-    types = tuple((tensor.shape, tensor.dtype) for tensor in tensors.values())
-    op = Op(walk.unique(name), "Refuse", (), outputs, {"reason": reason, "results": types}, sources=(name,))
-    return Graph(name, tensors, {}, (op,), (), outputs, unknown=unknown)
 
 
 def _keep_loop(
