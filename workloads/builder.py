@@ -260,6 +260,18 @@ class Builder:
         [result] = self.node("Pad", [value, *stated], [shape], name)
         return result
 
+    def reversed(self, value: Value, first: int, last: int, axis: int, name: str = "") -> Value:
+        """Positions `last` - 1 down to `first` of `axis`."""
+        shape = [*value.shape]
+        shape[axis] = last - first
+        end = first - 1 if first else -value.shape[axis] - 1
+        bounds = [
+            self.integers(f"{name or 'Slice'}.{part}", [at])
+            for part, at in (("start", last - 1), ("stop", end), ("axis", axis % value.rank), ("step", -1))
+        ]
+        [result] = self.node("Slice", [value, *bounds], [shape], name)
+        return result
+
     def split_sizes(self, value: Value, sizes: Sequence[int], axis: int = -1, name: str = "") -> list[Value]:
         """Pieces of the extents `sizes` along `axis`. Raises ValueError when they do not add up."""
         if sum(sizes) != value.shape[axis]:
