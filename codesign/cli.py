@@ -450,7 +450,8 @@ def export(
 @app.command()
 def validate(
     what: Annotated[
-        str | None, typer.Argument(help="ladder, claims, a device class (gpu, npu, ...), or nothing for all")
+        str | None,
+        typer.Argument(help="ladder, claims, onnx, a device class (gpu, npu, ...), or nothing for all but onnx"),
     ] = None,
 ) -> None:
     """Print predicted beside published or measured figures; fail when a stated bound is broken."""

@@ -69,9 +69,7 @@ def generate(
     together = {names.past: 0} if step_model == model else {}
     graph = built(model, **{names.sequence: prompt}, **together)
     prefill = lowered(optimise(graph), graph.parameters, asked.dtype)
-    decoder = _Decoder(
-        lambda past: optimise(built(step_model, **{names.sequence: 1, names.past: past})), asked, device
-    )
+    decoder = _Decoder(lambda past: optimise(built(step_model, **{names.sequence: 1, names.past: past})), asked, device)
     return Generation(_document(asked, prefill, decoder, device))
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LADDER = "ladder"
 CLAIMS = "claims"
+ONNX = "onnx"
 ROWS_SHOWN = 24
 """Rows printed of a long group: its worst ones; the statistics are always of all."""
 
@@ -22,14 +23,14 @@ ROWS_SHOWN = 24
 def validate(what: str | None, console: Console) -> bool:
     """Print the comparisons of a device class, the ladder, or (None) of all; False when a stated bound is broken.
 
-    Raises BadParameter when `what` is neither.
+    ONNX's backend cases, which are fetched, are run when named. Raises BadParameter when `what` is none of these.
     """
-    known = [*device_classes(), LADDER, CLAIMS]
+    known = [*device_classes(), LADDER, CLAIMS, ONNX]
     if what is not None and what not in known:
         raise BadParameter(f"nothing to validate is called '{what}'{nearest(what, known)}; known: {', '.join(known)}")
     holds = True
-    parts = {LADDER: _ladder, CLAIMS: _claims}
-    for name in [what] if what else known:
+    parts = {LADDER: _ladder, CLAIMS: _claims, ONNX: _onnx}
+    for name in [what] if what else known[:-1]:
         holds = (parts[name](console) if name in parts else _device_class(name, console)) and holds
     return holds
 
@@ -64,6 +65,19 @@ def _claims(console: Console) -> bool:
     for reason in missing():
         console.print(f"skipped: {reason}", style="dim", soft_wrap=True)
     return True
+
+
+def _onnx(console: Console) -> bool:
+    """Run the standard's own cases. False when one fails without a reason on record, or passes in spite of one."""
+    from codesign.onnx_backend.conformance import conformance, conformance_table
+
+    with console.status("ONNX's backend cases") as status:
+        outcomes = conformance(lambda done: status.update(f"ONNX's backend cases: {done:,}"))
+    console.print(conformance_table(outcomes))
+    for one in outcomes:
+        if one.surprising:
+            console.print(f"{one.case.name}: {one.failure or 'passes, although listed'}", style="red", soft_wrap=True)
+    return not any(one.surprising for one in outcomes)
 
 
 def _device_class(device_class: str, console: Console) -> bool:

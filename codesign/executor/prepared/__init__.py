@@ -22,9 +22,9 @@ Prepare = Callable[[Op, Graph, WeightStore], Prepared | None]
 
 
 def prepare(op: Op, graph: Graph, weights: WeightStore) -> Prepared | None:
-    """`op` made ready, or None when nothing here is made for it. Reads no weights yet."""
+    """`op` made ready, or None when nothing here is made for it, or its shapes come from data. Reads no weights yet."""
     module = _MODULES.get(op.kind) if not op.domain else None
-    if module is None:
+    if module is None or (graph.unknown and any(name in graph.unknown for name in (*op.reads(), *op.outputs))):
         return None
     found: Prepare = importlib.import_module(f"codesign.executor.prepared.{module}").prepare
     return found(op, graph, weights)

@@ -1,7 +1,4 @@
-"""ONNX's Backend interface: any program that drives a backend (`onnx.backend.test` for one) drives our executor.
-
-    import codesign.onnx_backend as backend
-    outputs = backend.run_model(model, [array])
+"""The executor as an ONNX backend.
 
 A model is loaded anew for each combination of input shapes, so that all that follows from them is known and fused.
 """
@@ -21,8 +18,6 @@ from codesign.errors import BadParameter, CodesignError
 from codesign.executor import Executor
 from codesign.frontend import from_proto
 from codesign.transforms import optimise
-
-__all__ = ["CodesignBackend", "Representation", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
 KEPT_SHAPES = 8
 """Combinations of input shapes whose executors are kept."""
@@ -124,10 +119,3 @@ class CodesignBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         return device.split(":")[0] == "CPU"
-
-
-is_compatible = CodesignBackend.is_compatible
-prepare = CodesignBackend.prepare
-run_model = CodesignBackend.run_model
-run_node = CodesignBackend.run_node
-supports_device = CodesignBackend.supports_device
