@@ -10,20 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.errors import BadParameter
+from tests.block_case import run_block
 from tests.workload_case import Array, reduced, run_here, run_onnxruntime
-from workloads import build, materialise
+from workloads import build
 from workloads.blocks.convolution import adaptive_average_pool
 from workloads.blocks.window import partition, relative_bias, roll, shifted_window_mask, unpartition
-from workloads.builder import Builder, Value
+from workloads.builder import Value
 
 RANDOM = np.random.default_rng(0)
 
 
-def evaluate(network: Callable[[Builder, Value], Value], values: Array, seed: int = 0) -> Array:
-    """What a piece of network makes of `values`, its weights drawn from `seed`."""
-    graph = Builder("piece")
-    graph.output(network(graph, graph.input("values", values.shape)), "result")
-    return run_here(materialise(graph.model(), seed), {"values": values})["result"]
+def evaluate(block: Callable[..., Value], values: Array) -> Array:
+    """What `block` makes of `values`, the same here and in onnxruntime."""
+    return run_block(block, values)[0]
 
 
 def normal(*shape: int) -> Array:
@@ -33,25 +32,28 @@ def normal(*shape: int) -> Array:
 @settings(max_examples=20, deadline=None)
 @given(
     rows=st.integers(1, 3), columns=st.integers(1, 3), height=st.integers(1, 4), width=st.integers(1, 4),
-    dilated=st.booleans(),
+    interval=st.integers(1, 3),
 )  # fmt: skip
-def test_windows_put_together_are_the_grid(rows: int, columns: int, height: int, width: int, dilated: bool) -> None:
-    grid = normal(2, rows * height, columns * width, 3)
-    window, extents = (height, width), (rows * height, columns * width)
-    found = evaluate(lambda g, v: unpartition(g, partition(g, v, window, dilated), extents, window, dilated), grid)
+def test_windows_put_together_are_the_grid(rows: int, columns: int, height: int, width: int, interval: int) -> None:
+    window, extents = (height, width), (rows * height * interval, columns * width * interval)
+    grid = normal(2, *extents, 3)
+    found = evaluate(lambda g, v: unpartition(g, partition(g, v, window, interval), extents, window, interval), grid)
     np.testing.assert_array_equal(found, grid)
 
 
-@pytest.mark.parametrize("dilated", [False, True])
-def test_windows_hold_neighbours_or_tokens_as_far_apart_as_there_are_windows(dilated: bool) -> None:
-    grid = normal(1, 6, 6, 2)
-    windows = evaluate(lambda g, v: partition(g, v, (3, 3), dilated), grid)
+@pytest.mark.parametrize("interval", [1, 2])
+def test_windows_hold_tokens_an_interval_apart(interval: int) -> None:
+    grid = normal(1, 12, 6, 2)
+    windows = evaluate(lambda g, v: partition(g, v, (3, 3), interval), grid)
+    span = 3 * interval
     expected = [
-        grid[0, row::2, column::2] if dilated else grid[0, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
-        for row in range(2)
-        for column in range(2)
+        grid[0, row + i : row + span : interval, column + j : column + span : interval]
+        for row in range(0, 12, span)
+        for column in range(0, 6, span)
+        for i in range(interval)
+        for j in range(interval)
     ]
-    np.testing.assert_array_equal(windows, np.stack(expected).reshape(4, 9, 2))
+    np.testing.assert_array_equal(windows, np.stack(expected).reshape(8, 9, 2))
 
 
 @pytest.mark.parametrize("shift", [-2, 0, 3])

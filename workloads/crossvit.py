@@ -99,7 +99,7 @@ def _resized(graph: Builder, pixels: Value, image: int) -> Value:
     shape = (*pixels.shape[:2], image, image)
     scale = np.array([1, 1, image / pixels.shape[2], image / pixels.shape[3]], dtype=np.float32)
     inputs = [pixels, None, graph.constant("resize/scales", scale)]
-    attributes = {"mode": "cubic", "coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75}
+    attributes: dict[str, Any] = {"mode": "cubic", "cubic_coeff_a": -0.75}
     [resized] = graph.node("Resize", inputs, [shape], "resize", **attributes)
     return resized
 

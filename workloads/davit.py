@@ -14,7 +14,7 @@ from workloads.blocks.convolution import channel_norm, convolution, depthwise
 from workloads.blocks.dense import classifier, layer_norm, linear, mlp
 from workloads.blocks.embedding import channels_first, channels_last, image_input
 from workloads.blocks.residual import residual
-from workloads.blocks.window import partition, unpartition
+from workloads.blocks.window import cut, filled, partition, unpartition
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
 
@@ -76,14 +76,10 @@ def _block(graph: Builder, value: Value, mix: Any) -> Value:
 
 def _windows(graph: Builder, grid: Value, heads: int, window: int) -> Value:
     """Attention inside windows; zeros fill the last ones where the grid is no multiple of them."""
-    height, width = grid.shape[1:3]
-    padded = graph.pad(grid, {1: (0, -height % window), 2: (0, -width % window)}, "fill")
-    size = (window, window)
+    padded, size = filled(graph, grid, window), (window, window)
     attended = encoder_attention(graph, partition(graph, padded, size), heads)
     result = unpartition(graph, attended, (padded.shape[1], padded.shape[2]), size)
-    for axis, extent in ((1, height), (2, width)):
-        result = result if result.shape[axis] == extent else graph.slice(result, 0, extent, axis, "cut")
-    return result
+    return cut(graph, result, (grid.shape[1], grid.shape[2]))
 
 
 def channel_attention(graph: Builder, grid: Value, heads: int) -> Value:

@@ -8,26 +8,31 @@ repository, mixes the tokens of a window by a matrix for each head.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from codesign.errors import BadParameter
-from workloads.blocks.attention import merge_heads, project_heads, scaled_dot_product, split_heads
+from workloads.blocks.attention import merge_heads, project_heads, split_heads
 from workloads.blocks.convolution import convolution
 from workloads.blocks.dense import classifier, layer_norm, linear, mlp
 from workloads.blocks.embedding import channels_last, image_input, merge_patches
 from workloads.blocks.residual import residual
 from workloads.blocks.temporal import temporal_convolution
-from workloads.blocks.window import gather_offsets, partition, relative_bias, roll, shifted_window_mask, unpartition
+from workloads.blocks.window import (
+    gather_offsets,
+    in_windows,
+    partition,
+    relative_bias,
+    unpartition,
+    window_attention,
+)
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
 
 Mixing = Literal["attention", "cosine", "matrix"]
-WindowMixer = Callable[[Value, Value | None], Value]
-"""From the windows and the mask between their tokens to windows of the same shape."""
 
 PATCH = 4
 BIAS_HIDDEN = 512
@@ -131,16 +136,6 @@ def _block(graph: Builder, grid: Value, window: int, shift: int, heads: int, mix
     return residual(graph, grid, partial(mlp, graph, hidden=4 * grid.shape[-1]), 2, layer_norm, after=after)
 
 
-def in_windows(graph: Builder, grid: Value, window: int, shift: int, mixer: WindowMixer) -> Value:
-    """`mixer` inside the windows of the grid, which is first rolled by `shift`; a mask then parts what was apart."""
-    extents, size = (grid.shape[1], grid.shape[2]), (window, window)
-    if not shift:
-        return unpartition(graph, mixer(partition(graph, grid, size), None), extents, size)
-    mask = shifted_window_mask(graph, extents, window, shift)
-    mixed = mixer(partition(graph, roll(graph, grid, -shift, "shift"), size), mask)
-    return roll(graph, unpartition(graph, mixed, extents, size), shift, "unshift")
-
-
 def attention_with_bias(graph: Builder, windows: Value, mask: Value | None, heads: int, window: int) -> Value:
     """Attention inside windows with a learned bias for each relative position."""
     width = windows.shape[-1]
@@ -169,31 +164,6 @@ def cosine_attention(graph: Builder, windows: Value, mask: Value | None, heads: 
         bias = _continuous_bias(graph, heads, window)
         context = window_attention(graph, query, key, content, bias, mask, scale=1.0)
         return linear(graph, merge_heads(graph, context), width, "output")
-
-
-def window_attention(
-    graph: Builder,
-    query: Value,
-    key: Value,
-    content: Value,
-    bias: Value,
-    mask: Value | None,
-    scale: float | None = None,
-) -> Value:
-    """Attention of (windows, heads, tokens, size) operands with a bias (heads, tokens, tokens), and a mask (windows of
-    an image, 1, tokens, tokens) that is the same for every image: then an image's windows stand beside its heads."""
-    if mask is None:
-        return scaled_dot_product(graph, query, key, content, bias, scale=scale)
-    heads, tokens = query.shape[1], query.shape[2]
-    side = mask.shape[0] * heads
-    shape = (query.shape[0] // mask.shape[0], side, tokens, query.shape[3])
-    query, key, content = (
-        graph.reshape(part, shape, f"{role}/by_image")
-        for part, role in ((query, "query"), (key, "key"), (content, "value"))
-    )
-    both = graph.reshape(graph.add(bias, mask, "bias_and_mask"), (side, tokens, tokens), "bias_by_image")
-    context = scaled_dot_product(graph, query, key, content, both, scale=scale)
-    return graph.reshape(context, (side // heads * shape[0], heads, tokens, query.shape[3]), "context/by_window")
 
 
 def _continuous_bias(graph: Builder, heads: int, window: int) -> Value:

@@ -1,40 +1,51 @@
-"""Grids of tokens cut into windows and put together again, cyclic shifts, and what windows have for positions.
+"""Grids of tokens cut into windows and put together again, cyclic shifts, and attention inside windows.
 
 Grids are (batch, height, width, channels), windows (batch x windows, tokens of a window, channels).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from workloads.blocks.attention import scaled_dot_product
 from workloads.builder import Builder, Value
 
+WindowMixer = Callable[[Value, Value | None], Value]
+"""From windows and the mask between their tokens to windows of the same shape."""
 
-def partition(graph: Builder, grid: Value, window: tuple[int, int], dilated: bool = False) -> Value:
-    """Windows of `window` tokens: neighbours, or `dilated` those that stand as far apart as the grid holds windows, so
-    that each window spans all of it. Raises ValueError when windows do not fill the grid."""
+
+def partition(graph: Builder, grid: Value, window: tuple[int, int], interval: int = 1) -> Value:
+    """Windows of `window` tokens that stand `interval` apart: neighbours, or every so many (Wang et al. 2022,
+    arXiv:2108.00154). Raises ValueError when windows do not fill the grid."""
     batch, _, _, channels = grid.shape
-    rows, columns = _count(grid.shape[1:3], window)
+    rows, columns = _count(grid.shape[1:3], window, interval)
+    count = batch * rows * columns * interval**2
     with graph.scope("partition"):
-        if dilated:
-            split = graph.reshape(grid, (batch, window[0], rows, window[1], columns, channels), "split")
-            gathered = graph.transpose(split, (0, 2, 4, 1, 3, 5))
-        else:
+        if interval == 1:
             split = graph.reshape(grid, (batch, rows, window[0], columns, window[1], channels), "split")
             gathered = graph.transpose(split, (0, 1, 3, 2, 4, 5))
-        return graph.reshape(gathered, (batch * rows * columns, window[0] * window[1], channels), "windows")
+        else:
+            shape = (batch, rows, window[0], interval, columns, window[1], interval, channels)
+            gathered = graph.transpose(graph.reshape(grid, shape, "split"), (0, 1, 4, 3, 6, 2, 5, 7))
+        return graph.reshape(gathered, (count, window[0] * window[1], channels), "windows")
 
 
 def unpartition(
-    graph: Builder, windows: Value, extents: tuple[int, int], window: tuple[int, int], dilated: bool = False
+    graph: Builder, windows: Value, extents: tuple[int, int], window: tuple[int, int], interval: int = 1
 ) -> Value:
     """The reverse of `partition` for a grid of `extents`."""
-    rows, columns = _count(extents, window)
-    batch, channels = windows.shape[0] // (rows * columns), windows.shape[-1]
+    rows, columns = _count(extents, window, interval)
+    batch, channels = windows.shape[0] // (rows * columns * interval**2), windows.shape[-1]
     with graph.scope("unpartition"):
-        split = graph.reshape(windows, (batch, rows, columns, *window, channels), "split")
-        axes = (0, 3, 1, 4, 2, 5) if dilated else (0, 1, 3, 2, 4, 5)
-        return graph.reshape(graph.transpose(split, axes), (batch, *extents, channels), "grid")
+        if interval == 1:
+            split = graph.reshape(windows, (batch, rows, columns, *window, channels), "split")
+            ordered = graph.transpose(split, (0, 1, 3, 2, 4, 5))
+        else:
+            shape = (batch, rows, columns, interval, interval, *window, channels)
+            ordered = graph.transpose(graph.reshape(windows, shape, "split"), (0, 1, 5, 3, 2, 6, 4, 7))
+        return graph.reshape(ordered, (batch, *extents, channels), "grid")
 
 
 def roll(graph: Builder, grid: Value, shift: int, name: str) -> Value:
@@ -55,12 +66,12 @@ def shifted_window_mask(graph: Builder, extents: tuple[int, int], window: int, s
     for number, (rows, columns) in enumerate((rows, columns) for rows in slices for columns in slices):
         region[rows, columns] = number
     counts = _count(extents, (window, window))
-    cut = region.reshape(counts[0], window, counts[1], window).transpose(0, 2, 1, 3).reshape(-1, 1, window * window)
+    parts = region.reshape(counts[0], window, counts[1], window).transpose(0, 2, 1, 3).reshape(-1, 1, window * window)
 
     def make() -> Value:
-        regions = graph.constant("regions", cut)
-        [other] = graph.node("Transpose", [regions], [(cut.shape[0], cut.shape[2], 1)], perm=[0, 2, 1])
-        shape = (cut.shape[0], cut.shape[2], cut.shape[2])
+        regions = graph.constant("regions", parts)
+        [other] = graph.node("Transpose", [regions], [(parts.shape[0], parts.shape[2], 1)], perm=[0, 2, 1])
+        shape = (parts.shape[0], parts.shape[2], parts.shape[2])
         [same] = graph.node("Equal", [other, regions], [shape], data_type=9)
         values = [same, graph.scalar("visible", 0.0), graph.scalar("hidden", -100.0)]
         [mask] = graph.node("Where", values, [shape], data_type=values[1].data_type)
@@ -112,7 +123,56 @@ def distance_bias(graph: Builder, heads: int, window: tuple[int, int], name: str
         return graph.reshape(gathered, (heads, tokens, tokens))
 
 
-def _count(extents: tuple[int, ...], window: tuple[int, int]) -> tuple[int, int]:
-    if extents[0] % window[0] or extents[1] % window[1]:
-        raise ValueError(f"windows of {window} do not fill a grid of {tuple(extents)}")
-    return extents[0] // window[0], extents[1] // window[1]
+def filled(graph: Builder, grid: Value, multiple: int) -> Value:
+    """The grid with zeros at its ends up to the next multiple of an extent."""
+    height, width = grid.shape[1:3]
+    return graph.pad(grid, {1: (0, -height % multiple), 2: (0, -width % multiple)}, "fill")
+
+
+def cut(graph: Builder, grid: Value, extents: tuple[int, int]) -> Value:
+    """The reverse of `filled`."""
+    for axis, extent in ((1, extents[0]), (2, extents[1])):
+        grid = grid if grid.shape[axis] == extent else graph.slice(grid, 0, extent, axis, "cut")
+    return grid
+
+
+def in_windows(graph: Builder, grid: Value, window: int, shift: int, mixer: WindowMixer) -> Value:
+    """`mixer` inside the windows of the grid, which is first rolled by `shift`; a mask then parts what was apart."""
+    extents, size = (grid.shape[1], grid.shape[2]), (window, window)
+    if not shift:
+        return unpartition(graph, mixer(partition(graph, grid, size), None), extents, size)
+    mask = shifted_window_mask(graph, extents, window, shift)
+    mixed = mixer(partition(graph, roll(graph, grid, -shift, "shift"), size), mask)
+    return roll(graph, unpartition(graph, mixed, extents, size), shift, "unshift")
+
+
+def window_attention(
+    graph: Builder,
+    query: Value,
+    key: Value,
+    content: Value,
+    bias: Value,
+    mask: Value | None,
+    scale: float | None = None,
+) -> Value:
+    """Attention of (windows, heads, tokens, size) operands with a bias (heads, tokens, tokens), and a mask (windows of
+    an image, 1, tokens, tokens) that is the same for every image: then an image's windows stand beside its heads."""
+    if mask is None:
+        return scaled_dot_product(graph, query, key, content, bias, scale=scale)
+    heads, tokens = query.shape[1], query.shape[2]
+    side = mask.shape[0] * heads
+    shape = (query.shape[0] // mask.shape[0], side, tokens, query.shape[3])
+    query, key, content = (
+        graph.reshape(part, shape, f"{role}/by_image")
+        for part, role in ((query, "query"), (key, "key"), (content, "value"))
+    )
+    both = graph.reshape(graph.add(bias, mask, "bias_and_mask"), (side, tokens, tokens), "bias_by_image")
+    context = scaled_dot_product(graph, query, key, content, both, scale=scale)
+    return graph.reshape(context, (side // heads * shape[0], heads, tokens, query.shape[3]), "context/by_window")
+
+
+def _count(extents: tuple[int, ...], window: tuple[int, int], interval: int = 1) -> tuple[int, int]:
+    """Windows along each extent, `interval` of which stand in each other's gaps."""
+    if extents[0] % (window[0] * interval) or extents[1] % (window[1] * interval):
+        raise ValueError(f"windows of {window}, {interval} apart, do not fill a grid of {tuple(extents)}")
+    return extents[0] // window[0] // interval, extents[1] // window[1] // interval
