@@ -65,6 +65,14 @@ def unit_rms_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Va
         return result
 
 
+def unit_layer_norm(graph: Builder, value: Value, name: str, epsilon: float = 1e-5) -> Value:
+    """Each row of the last dimension less its mean, divided by its deviation, without a learned scale."""
+    with graph.scope(name):
+        ones = graph.constant("ones", np.ones(value.shape[-1], dtype=np.float32))
+        [result] = graph.node("LayerNormalization", [value, ones], [value.shape], axis=-1, epsilon=epsilon)
+        return result
+
+
 def mlp(graph: Builder, value: Value, hidden: int, name: str = "mlp", approximate: str = "none") -> Value:
     """Two linear layers with a GELU between; `approximate` is ONNX's: "none" (erf) or "tanh"."""
     return feed_forward(graph, value, hidden, name, "gelu" if approximate == "none" else "gelu_tanh")

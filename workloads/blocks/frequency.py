@@ -57,4 +57,3 @@ def _transform(graph: Builder, value: Value, axis: int, shape: tuple[int, ...], 
     axis_value = graph.once(f"axis{axis}", lambda: graph.integers("axis", axis))
     [result] = graph.node("DFT", [value, None, axis_value], [shape], **attributes)
     return result
-

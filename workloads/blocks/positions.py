@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from workloads.builder import Builder, Value
 
@@ -64,3 +65,66 @@ def sinusoids(graph: Builder, tokens: int, features: int, name: str = "sinusoids
         places = graph.constant("positions", np.arange(tokens, dtype=np.float32)[:, None])
         angles = graph.multiply(places, graph.constant("frequencies", frequencies.astype(np.float32)), "angles")
         return graph.concat([graph.unary("Sin", angles), graph.unary("Cos", angles)], 1, "table")
+
+
+def distances(graph: Builder, queries: int, keys: int) -> Value:
+    """Each key's position less each query's (queries, keys), the last query standing at the last key. Made in the
+    graph, once: a table would be the square of the sequence."""
+
+    def make() -> Value:
+        places = graph.integers("keys", range(keys))
+        rows = graph.constant("queries", np.arange(keys - queries, keys, dtype=np.int64)[:, None])
+        return graph.binary("Sub", places, rows, "difference")
+
+    return graph.once(f"distances_{queries}_{keys}", make)
+
+
+def alibi(graph: Builder, heads: int, queries: int, keys: int) -> Value:
+    """-slope x |distance| to add to scores (heads, queries, keys), slopes 2^(-8 h / heads) for a power of two of heads,
+    else those of the next smaller and, between them, of the next larger one (Press et al. 2022, arXiv:2108.12409)."""
+
+    def slopes(count: int) -> list[float]:
+        power = 2 ** int(np.log2(count))
+        if power == count:
+            return [2.0 ** (-8.0 * (head + 1) / count) for head in range(count)]
+        return slopes(power) + slopes(2 * power)[0::2][: count - power]
+
+    def make() -> Value:
+        far = graph.cast(graph.unary("Abs", distances(graph, queries, keys)), TensorProto.FLOAT)
+        steepness = graph.constant("slopes", -np.asarray(slopes(heads), dtype=np.float32)[:, None, None])
+        return graph.multiply(far, steepness, "bias")
+
+    return graph.once(f"alibi_{heads}_{queries}_{keys}", make)
+
+
+def relative_buckets(
+    graph: Builder, heads: int, queries: int, keys: int, causal: bool, buckets: int = 32, furthest: int = 128
+) -> Value:
+    """A learned bias for each head and bucket of distances (heads, queries, keys): a bucket for each near distance,
+    logarithmically wider ones up to `furthest` (Raffel et al. 2020, arXiv:1910.10683). Shared by all layers."""
+
+    def make() -> Value:
+        of_distance = distance_buckets(np.arange(-keys + 1, queries if not causal else 1), causal, buckets, furthest)
+        table = graph.once("relative_bias", lambda: graph.weight("weight", buckets, heads))
+        by_distance = graph.lookup(table, graph.constant("buckets", of_distance), "by_distance")
+        offset = graph.integers("offset", keys - 1)
+        index = graph.add(distances(graph, queries, keys), offset, "index")
+        if causal:
+            [index] = graph.node("Min", [index, offset], [index.shape], "past_index")
+        return graph.transpose(graph.lookup(by_distance, index, "bias"), (2, 0, 1), "by_head")
+
+    return graph.once(f"relative_bias_{queries}_{keys}", make)
+
+
+def distance_buckets(relative: np.ndarray[Any, Any], causal: bool, buckets: int, furthest: int) -> np.ndarray[Any, Any]:
+    """The bucket of each distance, key less query, as T5 numbers them."""
+    base = np.zeros_like(relative)
+    if causal:
+        far = np.maximum(-relative, 0)
+    else:
+        buckets //= 2
+        base, far = np.where(relative > 0, buckets, 0), np.abs(relative)
+    exact = buckets // 2
+    growth = np.log(np.maximum(far, 1) / exact) / np.log(furthest / exact) * (buckets - exact)
+    wide = np.minimum(exact + growth.astype(np.int64), buckets - 1)
+    return (base + np.where(far < exact, far, wide)).astype(np.int64)
