@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codesign.report.report import Report
     from codesign.simulation import simulate
     from codesign.statistics import measure
+    from codesign.study.accuracy import accuracy
     from codesign.study.explain import explain
     from codesign.study.generation import generate
     from codesign.study.sweep import sweep
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Executor",
     "Report",
+    "accuracy",
     "compare",
     "device",
     "device_names",
@@ -41,6 +43,7 @@ _HOMES = {
     "execute": "codesign.executor",
     "random_inputs": "codesign.executor",
     "Report": "codesign.report.report",
+    "accuracy": "codesign.study.accuracy",
     "compare": "codesign.report.compare",
     "device": "codesign.registry",
     "device_names": "codesign.registry",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ from codesign.errors import BadParameter, CodesignError
 
 if TYPE_CHECKING:
     from codesign.graph import Graph
+    from codesign.numerics import Policy
     from codesign.report.report import Report
 
 Item = TypeVar("Item")
@@ -282,12 +284,26 @@ def generate(
 @app.command()
 def execute(
     model: ModelArgument,
-    outputs: Annotated[Path, typer.Option(help="where the outputs are written (.npz)")],
+    outputs: Annotated[
+        Path | None, typer.Option(help="where the outputs are written (.npz); needed without --numerics")
+    ] = None,
     inputs: InputsOption = None,
     seed_inputs: SeedInputsOption = None,
     seed_weights: SeedWeightsOption = None,
     batch: BatchOption = None,
     bind: BindOption = None,
+    numerics: Annotated[
+        str | None,
+        typer.Option(
+            help="compute in these number formats and compare with exact arithmetic: int8, w4a16, fp8-e4m3, bf16, ... "
+            "(an unknown name lists all), or a policy's YAML file"
+        ),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None, typer.Option(help="inputs (.npz) that ranges of activations are calibrated on; repeatable")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write the comparison as JSON ('-': standard output)")] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many of the operations that lose most to show")] = 10,
     quantised: Annotated[
         Literal["fused", "standard", "saturating"],
         typer.Option(
@@ -298,18 +314,60 @@ def execute(
 ) -> None:
     """Run a model's numbers on this machine and write its outputs. Symbolic dimensions follow the inputs given."""
     from codesign.executor import Executor, SaturatingPairs
-    from codesign.study.arrays import flattened, write_arrays
+    from codesign.numerics import policy
     from codesign.transforms import optimise
 
-    _check_writable(outputs)
+    if outputs is None and numerics is None:
+        raise BadParameter("to run the model, say with --outputs FILE.npz where its outputs are written")
+    if numerics is None and (calibrate or json):
+        raise BadParameter(f"{'--calibrate' if calibrate else '--json'} goes with --numerics: name the number formats")
+    if numerics is not None and quantised == "saturating":
+        raise BadParameter("--quantised saturating is an arithmetic of its own: leave out --numerics")
+    _check_writable(outputs, json)
+    chosen = None if numerics is None else policy(numerics)
     graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs, dynamic=True)
-    numerics = SaturatingPairs() if quantised == "saturating" else None
-    fused = optimise(graph, "standard" if quantised == "standard" else "fused")
-    results = flattened(Executor(fused, numerics, seed_weights=seed_weights).run(feeds))
-    write_arrays(outputs, results)
-    for name, values in results.items():
-        typer.echo(f"{name}: {values.dtype} {list(values.shape)}")
+    order: Literal["fused", "standard"] = "standard" if quantised == "standard" else "fused"
+    if chosen is not None:
+        results = _compare_numerics(graph, chosen, feeds, seed_weights, calibrate, order, json, top)
+    else:
+        arithmetic = SaturatingPairs() if quantised == "saturating" else None
+        results = Executor(optimise(graph, order), arithmetic, seed_weights=seed_weights).run(feeds)
+    if outputs is not None:
+        _write_outputs(outputs, results, quiet=str(json) == "-")
     _warn(graph.warnings)
+
+
+def _compare_numerics(
+    graph: Graph,
+    numerics: Policy,
+    feeds: dict[str, Any],
+    seed_weights: int | None,
+    calibrate: list[Path] | None,
+    quantised: Literal["fused", "standard"],
+    json: Path | None,
+    top: int,
+) -> dict[str, Any]:
+    """Show what the number formats cost, and return the outputs computed in them."""
+    from codesign.study.accuracy import accuracy
+    from codesign.study.arrays import read_arrays
+
+    samples = [read_arrays(path) for path in calibrate] if calibrate else None
+    with _progress("operations") as advance:
+        report = accuracy(graph, numerics, feeds, seed_weights, samples, progress=advance, quantised=quantised)
+    if json is None or str(json) != "-":
+        report.print(top=top)
+    if json is not None:
+        _write_text(json, report.to_json())
+    return report.outputs
+
+
+def _write_outputs(path: Path, results: dict[str, Any], quiet: bool) -> None:
+    from codesign.study.arrays import flattened, write_arrays
+
+    arrays = flattened(results)
+    write_arrays(path, arrays)
+    for name, values in arrays.items() if not quiet else ():
+        typer.echo(f"{name}: {values.dtype} {list(values.shape)}")
 
 
 @app.command()
@@ -358,7 +416,6 @@ def sweep(
     Interrupted, it keeps what is done; started again, it goes on from there.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from codesign.report.html import figure_page
     from codesign.report.sweep import sweep_figure, sweep_table
@@ -372,14 +429,8 @@ def sweep(
     names = [name.strip() for name in objective.split(",")]
     axes = parse_vary(vary)
     graph = _load(model, batch, bind)
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("points", total=None)
-        frame = run(
-            graph, device, axes, names, out, dtype, fidelity, _settings(settings), processes,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+    with _progress("points") as advance:
+        frame = run(graph, device, axes, names, out, dtype, fidelity, _settings(settings), processes, advance)
     title = f"{model} on {device}"
     Console().print(sweep_table(frame, list(axes), names, title))
     figure.write_text(figure_page(sweep_figure(frame, list(axes), names, title)), encoding="utf-8")
@@ -496,6 +547,18 @@ def schema() -> None:
     from codesign.report.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error while something runs that tells how much is done, and of how much."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _with_progress(items: Iterable[Item], total: int, what: str) -> list[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +91,13 @@ class Executor:
         self._weights = WeightStore(graph, seed_weights, weight_cache_bytes)
         self._steps = _plan(graph, self._weights if numerics is None else None)
         self._bodies: dict[int, Executor] = {}
+
+    def with_numerics(self, numerics: Numerics) -> Executor:
+        """An executor of the same graph that reads the same weights and computes in other arithmetic."""
+        other = copy(self)
+        other._given_numerics = other._numerics = numerics
+        other._steps, other._bodies = _plan(self.graph, None), {}
+        return other
 
     def run(self, inputs: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Array]:
         """Outputs by name, of the shapes and types the graph states, for inputs by name.

@@ -176,8 +176,8 @@ def policy(name: str | Path) -> Policy:
     text = str(name)
     if not text.endswith((".yaml", ".yml")):
         if text not in presets():
-            close = nearest(text, presets()) or f"; known: {', '.join(presets())}, or a path ending in .yaml"
-            raise BadParameter(f"unknown numerics '{text}'{close}")
+            known = f"; known: {', '.join(presets())}, and paths ending in .yaml"
+            raise BadParameter(f"unknown numerics '{text}'{nearest(text, presets())}{known}")
         return presets()[text]
     path = Path(name)
     if not path.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,31 +63,34 @@ Quantised = Literal["fused", "standard"]
 `standard` spells it, in floats between DequantizeLinear and QuantizeLinear."""
 
 
-def optimise(graph: Graph, quantised: Quantised = "fused") -> Graph:
+def optimise(graph: Graph, quantised: Quantised = "fused", without: Collection[str] = ()) -> Graph:
     """The graph after all of PIPELINE, and that of each body of control flow alike; without the integer fusions when
-    `quantised` is "standard".
+    `quantised` is "standard", and `without` the transforms of these names.
 
     Graph inputs, outputs and their names stay, values agree to rounding, quantised ones to a step, and every operation
     names the ONNX nodes it came from. Of a graph with unknown shapes, what follows the first of them stays as it is.
     """
+    without = {*without, "fuse_quantised"} if quantised == "standard" else without
     if graph.unknown:
         known, others = known_part(graph)
-        return _optimised_bodies(joined(graph, _transformed(known, quantised), others), quantised)
-    return _optimised_bodies(_transformed(graph, quantised), quantised)
+        return _optimised_bodies(joined(graph, _transformed(known, without), others), without)
+    return _optimised_bodies(_transformed(graph, without), without)
 
 
-def _transformed(graph: Graph, quantised: Quantised) -> Graph:
+def _transformed(graph: Graph, without: Collection[str]) -> Graph:
     for transform in PIPELINE:
-        if quantised == "fused" or transform.name != "fuse_quantised":
+        if transform.name not in without:
             graph = transform(graph)
     return graph
 
 
-def _optimised_bodies(graph: Graph, quantised: Quantised) -> Graph:
+def _optimised_bodies(graph: Graph, without: Collection[str]) -> Graph:
     if not any(op.bodies for op in graph.ops):
         return graph
     ops = tuple(
-        replace(op, bodies={name: optimise(body, quantised) for name, body in op.bodies.items()}) if op.bodies else op
+        replace(op, bodies={name: optimise(body, without=without) for name, body in op.bodies.items()})
+        if op.bodies
+        else op
         for op in graph.ops
     )
     return graph.with_ops(ops)

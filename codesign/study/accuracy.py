@@ -1,0 +1,217 @@
+"""Accuracy of number formats: a graph in a policy's arithmetic beside exact arithmetic, operation by operation.
+
+Three executors walk side by side: exact; in the policy's arithmetic; and the same fed with exact values, which shows
+what each operation loses by itself. No value is kept longer than an executor keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codesign.dtypes import dtype, name_of
+from codesign.errors import BadParameter
+from codesign.executor import Executor
+from codesign.executor.executor import Exact
+from codesign.graph import Graph, Op
+from codesign.numerics.arithmetic import Arithmetic, calibrate
+from codesign.numerics.holding import Range
+from codesign.numerics.policy import Formats, Policy, policy
+from codesign.report.accuracy import AccuracyDocument, AccuracyReport, Agreement, OpAccuracy
+from codesign.transforms import Quantised, optimise
+
+Array = np.ndarray[Any, Any]
+Sample = Mapping[str, Any]
+Progress = Callable[[int, int], None]
+"""Called with how many operations are done, and how many there are."""
+
+OPAQUE = ("fuse_attention",)
+"""Transforms left out, so that both products of an attention and its softmax are held in their own formats."""
+
+
+def accuracy(
+    graph: Graph,
+    numerics: str | Path | Policy,
+    inputs: Sample | Iterable[Sample],
+    seed_weights: int | None = None,
+    calibration: Iterable[Sample] | None = None,
+    ranges: Mapping[str, Range] | None = None,
+    progress: Progress | None = None,
+    quantised: Quantised = "fused",
+) -> AccuracyReport:
+    """Compute a loaded graph in the formats of `numerics` (a preset, a YAML file or a policy), beside exact arithmetic.
+
+    `inputs` are one sample, arrays by name, or several. Ranges of activations come from `ranges`, or from the samples
+    in `calibration`, or, with a warning, from the inputs themselves. `quantised` is how the graph's own dequantised
+    values are computed on, as `optimise` takes it. Raises BadParameter for a policy that the graph cannot follow, and
+    what Executor.run raises.
+    """
+    chosen = numerics if isinstance(numerics, Policy) else policy(numerics)
+    samples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+    if not samples:
+        raise BadParameter("a comparison needs at least one sample of the inputs")
+    fused = optimise(graph, quantised, OPAQUE)
+    given = None if calibration is None else list(calibration)
+    if ranges is None:
+        ranges = calibrate(fused, chosen, samples if given is None else given, seed_weights)
+    comparison = _Comparison(fused, Arithmetic(fused, chosen, ranges), seed_weights)
+    outputs = comparison.run(samples, progress)
+    document = AccuracyDocument(
+        model=graph.source or graph.name,
+        numerics=chosen.name or "a policy",
+        description=chosen.description,
+        samples=len(samples),
+        calibration=_calibrated(chosen, ranges, given),
+        ranges=dict(ranges),
+        outputs=comparison.outputs(),
+        ops=comparison.records(),
+        warnings=_warnings(ranges, given),
+    )
+    return AccuracyReport(document, outputs)
+
+
+def _calibrated(chosen: Policy, ranges: Mapping[str, Range], given: Sequence[Sample] | None) -> str:
+    if not ranges:
+        return "no calibrated ranges"
+    source = "the inputs themselves" if given is None else f"{len(given)} sample{'s' if len(given) > 1 else ''}"
+    return f"{len(ranges)} ranges calibrated by {chosen.calibration.method} on {source}"
+
+
+def _warnings(ranges: Mapping[str, Range], given: Sequence[Sample] | None) -> list[str]:
+    if not ranges or given is not None:
+        return []
+    return ["ranges were calibrated on the inputs that are compared; give other samples for an honest figure"]
+
+
+class _Comparison:
+    """Executors side by side, and what was seen of each operation."""
+
+    def __init__(self, graph: Graph, arithmetic: Arithmetic, seed_weights: int | None) -> None:
+        self._graph = graph
+        self._arithmetic = arithmetic
+        self._seed = seed_weights
+        self._exact = Executor(graph, Exact(), seed_weights)
+        self._device = self._exact.with_numerics(arithmetic)
+        self._own = [_Sums() for _ in graph.ops]
+        self._accumulated = [_Sums() for _ in graph.ops]
+        self._overflows = [0] * len(graph.ops)
+        self._outputs: dict[str, _Sums] = {name: _Sums() for name in graph.outputs}
+
+    def run(self, samples: Sequence[Sample], progress: Progress | None) -> dict[str, Any]:
+        """Compare all samples; the outputs of the first in the policy's arithmetic."""
+        total, done = len(samples) * len(self._graph.ops), 0
+        kept: list[dict[str, Any]] = []
+        for sample in samples:
+            found: dict[str, Any] = {}
+            for op, device in self._walk(sample):
+                if not kept:
+                    found.update(item for item in zip(op.outputs, device, strict=False) if item[0] in self._outputs)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            kept = kept or [self._complete(found, sample)]
+        return kept[0]
+
+    def _complete(self, found: dict[str, Any], sample: Sample) -> dict[str, Any]:
+        """All outputs, in order: those that no operation makes are inputs or weights."""
+        for name in self._graph.outputs:
+            if name not in found:
+                weight = self._graph.weights.get(name)
+                found[name] = np.asarray(sample[name]) if weight is None else weight.array(self._seed)
+        return {name: found[name] for name in self._graph.outputs}
+
+    def _walk(self, sample: Sample) -> Iterator[tuple[Op, list[Any]]]:
+        """Every operation and its outputs in the policy's arithmetic, compared before it is yielded."""
+        devices, alone = self._device.steps(sample), self._device.steps(sample)
+        counts = self._arithmetic.overflows
+        for index, (op, exact) in enumerate(self._exact.steps(sample)):
+            before = counts[op.name]
+            _, device = next(devices)
+            self._overflows[index] += counts[op.name] - before
+            _, own = next(alone)
+            self._own[index].add_all(exact, own)
+            self._accumulated[index].add_all(exact, device)
+            for name, right, here in zip(op.outputs, exact, device, strict=False):
+                if name in self._outputs:
+                    self._outputs[name].add(right, here)
+            own[:] = exact
+            yield op, device
+
+    def outputs(self) -> dict[str, Agreement]:
+        return {name: sums.agreement() for name, sums in self._outputs.items() if sums.seen}
+
+    def records(self) -> list[OpAccuracy]:
+        plans = {id(op): plan for op, plan in self._arithmetic.plans.made()}
+        return [
+            OpAccuracy(
+                name=op.name,
+                onnx_nodes=list(op.sources),
+                op="+".join([op.kind, *(follower.kind for follower in op.epilogue)]),
+                formats=_named(op, plans[id(op)].formats, self._arithmetic.plans.weights) if id(op) in plans else {},
+                own=self._own[index].agreement(),
+                accumulated=self._accumulated[index].agreement(),
+                overflows=self._overflows[index],
+            )
+            for index, op in enumerate(self._graph.ops)
+        ]
+
+
+def _named(op: Op, formats: Formats, weights: set[str]) -> dict[str, str]:
+    """Names of the formats that the operation has a use for."""
+    parts = {part: holding.format for part in Formats.model_fields if (holding := getattr(formats, part)) is not None}
+    if not any(name in weights for name in op.inputs):
+        parts.pop("weights", None)
+    return {part: name for part, name in parts.items() if name != "none"}
+
+
+class _Sums:
+    """Sums over all values of a tensor, or of all outputs of an operation, from which its agreement follows."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._signal = self._other = self._dot = self._noise = self._largest = 0.0
+        self._rows = self._same = self._not_finite = 0
+
+    def add_all(self, exact: Sequence[Any], found: Sequence[Any]) -> None:
+        for right, here in zip(exact, found, strict=False):
+            self.add(right, here)
+
+    def add(self, exact: Any, found: Any) -> None:
+        """Compare two tensors; what is no tensor of numbers is passed over."""
+        if not isinstance(exact, np.ndarray) or dtype(name_of(exact.dtype)).kind in ("string", "complex"):
+            return
+        if not isinstance(found, np.ndarray) or found.shape != exact.shape or not exact.size:
+            return
+        self.seen = True
+        right, here = exact.astype(np.float64), found.astype(np.float64)
+        self._count_top(right, here)
+        finite = np.isfinite(right) & np.isfinite(here)
+        if not finite.all():
+            self._not_finite += int(np.count_nonzero(np.isfinite(right) & ~np.isfinite(here)))
+            right, here = np.where(finite, right, 0.0), np.where(finite, here, 0.0)
+        error = here - right
+        self._signal += float(np.square(right).sum())
+        self._other += float(np.square(here).sum())
+        self._dot += float((right * here).sum())
+        self._noise += float(np.square(error).sum())
+        self._largest = max(self._largest, float(np.abs(error).max()))
+
+    def _count_top(self, right: Array, here: Array) -> None:
+        if right.ndim and right.shape[-1] > 1:
+            same = right.argmax(axis=-1) == here.argmax(axis=-1)
+            self._rows += same.size
+            self._same += int(np.count_nonzero(same))
+
+    def agreement(self) -> Agreement:
+        lengths = math.sqrt(self._signal) * math.sqrt(self._other)
+        return Agreement(
+            sqnr_dB=10 * math.log10(self._signal / self._noise) if self._noise and self._signal else None,
+            cosine=min(self._dot / lengths, 1.0) if lengths else None,
+            max_error=self._largest,
+            top1=self._same / self._rows if self._rows else None,
+            not_finite=self._not_finite,
+        )
