@@ -7,6 +7,7 @@ the largest model is built in milliseconds. `workloads.storage` gives them value
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,28 @@ class Value:
         return len(self.shape)
 
 
+class _WeightSet:
+    """Weights by their names below the scope that uses them, and the how-manieth of that name each is in one use."""
+
+    def __init__(self) -> None:
+        self._weights: dict[tuple[str, int], Value] = {}
+        self._seen: Counter[str] = Counter()
+        self._scope = ""
+
+    def begin(self, scope: str) -> None:
+        """Start a use, inside `scope`."""
+        self._scope = scope
+        self._seen.clear()
+
+    def weight(self, path: str, declare: Callable[[], Value]) -> Value:
+        below = path.removeprefix(f"{self._scope}/")
+        key = (below, self._seen[below])
+        self._seen[below] += 1
+        if key not in self._weights:
+            self._weights[key] = declare()
+        return self._weights[key]
+
+
 class Builder:
     """Collects nodes, weights, inputs and outputs; `scope` nests their names as `layer3/attention/query`."""
 
@@ -49,6 +72,8 @@ class Builder:
         self._scopes: list[str] = []
         self._names: dict[str, int] = {}
         self._shared: dict[str, Value] = {}
+        self._sets: dict[str, _WeightSet] = {}
+        self._sharing: _WeightSet | None = None
         self._nodes: list[NodeProto] = []
         self._initializers: list[TensorProto] = []
         self._values: list[Value] = []
@@ -77,13 +102,29 @@ class Builder:
         self._outputs[value.name] = Value(name, value.shape, value.data_type)
 
     def weight(self, name: str, *shape: int) -> Value:
-        """A learned tensor in float32, its values absent."""
+        """A learned tensor in float32, its values absent. Inside `sharing` it is the one that stands there already."""
+        if self._sharing is not None:
+            return self._sharing.weight(self.path(name), lambda: self._declared(name, shape))
+        return self._declared(name, shape)
+
+    def _declared(self, name: str, shape: tuple[int, ...]) -> Value:
         value = Value(self._unique(name), shape)
         tensor = TensorProto(name=value.name, data_type=value.data_type, dims=shape)
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value=ABSENT)
         self._initializers.append(tensor)
         return value
+
+    @contextmanager
+    def sharing(self, name: str) -> Iterator[None]:
+        """Weights made inside are those made inside the first `sharing` of this name, by their names below this scope:
+        one set of weights that runs several times. Nodes are each use's own."""
+        outer, self._sharing = self._sharing, self._sets.setdefault(name, _WeightSet())
+        self._sharing.begin(self.path(""))
+        try:
+            yield
+        finally:
+            self._sharing = outer
 
     def frozen(self, name: str, array: np.ndarray[Any, Any]) -> Value:
         """A tensor that was never trained but stands among the parameters, and is counted with them: its values are in
@@ -160,7 +201,7 @@ class Builder:
     def matmul(self, left: Value, right: Value, name: str = "") -> Value:
         """Matrix product over the last two dimensions. Raises ValueError when inner sizes differ."""
         if left.shape[-1] != right.shape[-2]:
-            raise ValueError(f"{self._path(name)}: inner dimensions of {left.shape} and {right.shape} differ")
+            raise ValueError(f"{self.path(name)}: inner dimensions of {left.shape} and {right.shape} differ")
         leading = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         [result] = self.node("MatMul", [left, right], [(*leading, left.shape[-2], right.shape[-1])], name)
         return result
@@ -169,7 +210,7 @@ class Builder:
         """`value` in another shape; its leading dimension (the batch) is copied or inferred, not written as a number,
         so that the graph can be given another batch. Raises ValueError when element counts differ."""
         if math.prod(value.shape) != math.prod(shape):
-            raise ValueError(f"{self._path(name)}: {value.shape} cannot be reshaped to {tuple(shape)}")
+            raise ValueError(f"{self.path(name)}: {value.shape} cannot be reshaped to {tuple(shape)}")
         unchanged = shape and value.shape and shape[0] == value.shape[0]
         stated = [0 if unchanged else -1, *shape[1:]] if shape else []
         return self._reshaped(value, stated, shape, name)
@@ -206,6 +247,14 @@ class Builder:
         shape = [extent for position, extent in enumerate(value.shape) if position != axis % value.rank]
         index_value = self.integers(f"{name or 'Gather'}.index", index)
         [result] = self.node("Gather", [value, index_value], [shape], name, axis=axis)
+        return result
+
+    def pick(self, value: Value, order: np.ndarray[Any, Any], axis: int, name: str = "") -> Value:
+        """`value` with the positions `order` of `axis`, known when the graph is built."""
+        shape = [*value.shape]
+        shape[axis] = order.size
+        index = self.integers(f"{name or 'Gather'}.order", [int(position) for position in order])
+        [result] = self.node("Gather", [value, index], [shape], name, axis=axis)
         return result
 
     def lookup(self, table: Value, indices: Value, name: str = "") -> Value:
@@ -275,7 +324,7 @@ class Builder:
     def split_sizes(self, value: Value, sizes: Sequence[int], axis: int = -1, name: str = "") -> list[Value]:
         """Pieces of the extents `sizes` along `axis`. Raises ValueError when they do not add up."""
         if sum(sizes) != value.shape[axis]:
-            raise ValueError(f"{self._path(name)}: {value.shape} cannot be split into {list(sizes)} along {axis}")
+            raise ValueError(f"{self.path(name)}: {value.shape} cannot be split into {list(sizes)} along {axis}")
         axis %= value.rank
         shapes = [(*value.shape[:axis], size, *value.shape[axis + 1 :]) for size in sizes]
         sizes_value = self.integers(f"{name or 'Split'}.sizes", list(sizes))
@@ -314,7 +363,7 @@ class Builder:
             for index, extent in zip(indices, value.shape, strict=True):
                 if extents.setdefault(index, extent) != extent:
                     raise ValueError(
-                        f"{self._path(name)}: index {index} of '{equation}' is {extents[index]} and {extent}"
+                        f"{self.path(name)}: index {index} of '{equation}' is {extents[index]} and {extent}"
                     )
         [output] = self.node("Einsum", values, [[extents[index] for index in result]], name, equation=equation)
         return output
@@ -377,12 +426,13 @@ class Builder:
         [result] = self.node("Reshape", [value, target], [shape], name)
         return result
 
-    def _path(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """`name` with the scopes around it."""
         return "/".join([*self._scopes, name] if name else self._scopes)
 
     def _unique(self, name: str) -> str:
         """`name` under the current scopes, numbered from its second use on."""
-        path = self._path(name)
+        path = self.path(name)
         count = self._names.get(path, 0)
         self._names[path] = count + 1
         return path if not count else f"{path}_{count}"
