@@ -28,9 +28,13 @@ class NodeCase:
         outputs: int = 1,
         domain: str = "",
         opset: int = 20,
+        constants: Sequence[int] = (),
         **attributes: Any,
     ) -> None:
+        """`constants` are the positions of inputs that the model holds: kernels pack weights in advance, and
+        onnxruntime takes no 4-bit arrays from outside."""
         self.arrays = list(inputs)
+        self.constants = frozenset(f"x{index}" for index in constants)
         self.names = [f"x{index}" if array is not None else "" for index, array in enumerate(inputs)]
         self.outputs = [f"y{index}" for index in range(outputs)]
         self.node = helper.make_node(kind, self.names, self.outputs, name="node", domain=domain, **attributes)
@@ -45,13 +49,17 @@ class NodeCase:
             "case",
             [helper.make_tensor_value_info(name, types[name], array.shape) for name, array in self._given()],
             [onnx.ValueInfoProto(name=name) for name in self.outputs],
+            [numpy_helper.from_array(array, name) for name, array in self._held() if name in self.constants],
         )
         versions = {"": self.opset, "com.microsoft": 1, "ai.onnx.ml": 3}
         imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
         return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
-    def _given(self) -> list[tuple[str, Array]]:
+    def _held(self) -> list[tuple[str, Array]]:
         return [(name, array) for name, array in zip(self.names, self.arrays, strict=True) if array is not None]
+
+    def _given(self) -> list[tuple[str, Array]]:
+        return [(name, array) for name, array in self._held() if name not in self.constants]
 
     def expected(self) -> list[Array]:
         options = onnxruntime.SessionOptions()

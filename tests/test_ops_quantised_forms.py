@@ -100,6 +100,19 @@ def test_product_with_packed_weights(bits, zeros, depth):
     ).check()
 
 
+def test_rows_of_packed_weights_name_their_block():
+    """4 bits without zero points, the one form in which onnxruntime reads `g_idx` (it is deprecated there)."""
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(2), 32)).astype(np.int32)
+    inputs = [normal(3, 64), bytes_like(5, 2, 16), np.abs(normal(5, 2)), None, order]
+    NodeCase("MatMulNBits", inputs, domain="com.microsoft", N=5, K=64, block_size=32, bits=4).check()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_product_with_packed_weights_and_a_bias(bits):
+    inputs = [normal(3, 64), bytes_like(5, 2, 32 * bits // 8), np.abs(normal(5, 2)), None, None, normal(5)]
+    NodeCase("MatMulNBits", inputs, domain="com.microsoft", N=5, K=64, block_size=32, bits=bits).check()
+
+
 def test_work_of_packed_weights_reads_their_bits():
     inputs = [normal(3, 64), bytes_like(5, 2, 16), normal(10)]
     work = NodeCase("MatMulNBits", inputs, domain="com.microsoft", N=5, K=64, block_size=32, bits=4).work()

@@ -69,6 +69,7 @@ class ConstantOfShape(Operator):
         return fill_work(op, (), outputs)
 
 
+@operator("Range", domain="com.microsoft")
 @operator("Range")
 class Range(Operator):
     """start, start + delta, ... below limit."""

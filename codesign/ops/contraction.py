@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from codesign.errors import nearest
 from codesign.graph import Op
-from codesign.ops.arguments import bad, narrowed, operands, optional, required, widened
+from codesign.ops.activations import ACTIVATIONS
+from codesign.ops.arguments import bad, narrowed, operands, optional, required, text, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, broadcast, operator
 from codesign.ops.einsum import Einsum, parse
 from codesign.work import Contraction, Move, Reduce, Work
@@ -126,6 +128,34 @@ class Gemm(Operator):
         )
 
 
+@operator("FusedGemm", domain="com.microsoft")
+class FusedGemm(Gemm):
+    """Gemm, then the activation named in the attributes."""
+
+    @staticmethod
+    def _activation(op: Op) -> Op:
+        """The activation as an operation of its own."""
+        name = text(op, "activation")
+        if name not in ACTIVATIONS:
+            raise bad(op, f"activation '{name}' is unknown{nearest(name, ACTIVATIONS)}")
+        keys = ("alpha", "beta", "gamma")
+        given = {key: op.attributes[f"activation_{key}"] for key in keys if f"activation_{key}" in op.attributes}
+        return Op(op.name, name, (), (), given)
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        self._activation(op)
+        return super().infer(op, inputs)
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        (result,), activation = super().compute(op, inputs), self._activation(op)
+        return [ACTIVATIONS[activation.kind].apply(activation, result)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        each = ACTIVATIONS[self._activation(op).kind].flops
+        product = super().work(op, inputs, outputs)
+        return replace(product, epilogue_flops=product.epilogue_flops + int(each * outputs[0].elements))
+
+
 @operator("Einsum")
 class EinsumOperator(Operator):
     """A sum of products over named axes; more than two operands are contracted from left to right."""
@@ -168,7 +198,7 @@ class EinsumOperator(Operator):
         return replace(largest, epilogue_flops=rest)
 
 
-@operator("FusedMatMul", domain="com.microsoft")
+@operator("FusedMatMul", "TransposeMatMul", domain="com.microsoft")
 class FusedMatMul(Operator):
     """alpha A' B': the last two axes swapped where `transA`, `transB` say so, the batch axes and the one after them
     rotated where `transBatchA`, `transBatchB` do."""

@@ -73,6 +73,7 @@ def grid_sample(image: Array, grid: Array, mode: str, padding: str, align: bool)
     return result.reshape(*image.shape[:2], *grid.shape[1:-1])
 
 
+@operator("GridSample", domain="com.microsoft")
 @operator("GridSample")
 class GridSample(Operator):
     @staticmethod

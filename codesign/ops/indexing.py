@@ -105,6 +105,7 @@ class GatherElements(Operator):
         return gather_work(op, data, (indices,), outputs, 1)
 
 
+@operator("GatherND", domain="com.microsoft")
 @operator("GatherND")
 class GatherND(Operator):
     """Slices at index tuples (the last axis of the indices), the first `batch_dims` axes taken pairwise."""

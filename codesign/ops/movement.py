@@ -158,6 +158,7 @@ class Slice(Operator):
         return copy_work(op, (source,), outputs, run, result.elements)
 
 
+@operator("Pad", domain="com.microsoft")
 @operator("Pad")
 class Pad(Operator):
     """Lengths and value are attributes before opset 11, inputs since; negative lengths cut."""
@@ -276,6 +277,7 @@ class ReverseSequence(Operator):
         return copy_work(op, (source, lengths), outputs, inner_elements(source.shape, last))
 
 
+@operator("Trilu", domain="com.microsoft")
 @operator("Trilu")
 class Trilu(Operator):
     """The upper or lower triangle of each matrix, zero elsewhere; `k` shifts the diagonal."""

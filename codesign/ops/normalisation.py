@@ -14,12 +14,12 @@ from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Map, Reduce, Work
 
 # Scalar operations an element: mean (1), variance (3), shift and scale (2), gain and bias (2).
-_MEAN_VARIANCE_FLOPS = 8.0
+MEAN_VARIANCE_FLOPS = 8.0
 # Square and add (2), scale (1), gain (1).
 _ROOT_MEAN_SQUARE_FLOPS = 4.0
 
 
-def _row_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value], columns: int, flops: float) -> Reduce:
+def row_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value], columns: int, flops: float) -> Reduce:
     value = required(op, inputs, 0, "X")
     return Reduce(
         kind=op.kind,
@@ -152,7 +152,7 @@ class LayerNormalization(_RowNormalization):
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         shape = required(op, inputs, 0, "X").shape
         columns = math.prod(shape[axis] for axis in self._axes(op, len(shape)))
-        return _row_work(op, inputs, outputs, columns, _MEAN_VARIANCE_FLOPS)
+        return row_work(op, inputs, outputs, columns, MEAN_VARIANCE_FLOPS)
 
 
 @operator("RMSNormalization", "SimplifiedLayerNormalization")
@@ -167,7 +167,7 @@ class RMSNormalization(_RowNormalization):
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         shape = required(op, inputs, 0, "X").shape
         columns = math.prod(shape[axis] for axis in self._axes(op, len(shape)))
-        return _row_work(op, inputs, outputs, columns, _ROOT_MEAN_SQUARE_FLOPS)
+        return row_work(op, inputs, outputs, columns, _ROOT_MEAN_SQUARE_FLOPS)
 
 
 @operator("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
@@ -206,9 +206,9 @@ class SkipLayerNormalization(Operator):
         return [narrowed(result, total.dtype), mean, inverse, total][: len(op.outputs)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        flops = _ROOT_MEAN_SQUARE_FLOPS if self._simplified(op) else _MEAN_VARIANCE_FLOPS
+        flops = _ROOT_MEAN_SQUARE_FLOPS if self._simplified(op) else MEAN_VARIANCE_FLOPS
         additions = 1 if optional(inputs, 3 if self._simplified(op) else 4) is None else 2
-        return _row_work(op, inputs, outputs, required(op, inputs, 0, "input").shape[-1], flops + additions)
+        return row_work(op, inputs, outputs, required(op, inputs, 0, "input").shape[-1], flops + additions)
 
 
 @operator("InstanceNormalization", "GroupNormalization")
@@ -242,7 +242,7 @@ class GroupNormalization(Operator):
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         value = required(op, inputs, 0, "X")
         rows = value.shape[0] * self._groups(op, value.shape)
-        return _row_work(op, inputs, outputs, value.elements // max(rows, 1), _MEAN_VARIANCE_FLOPS)
+        return row_work(op, inputs, outputs, value.elements // max(rows, 1), MEAN_VARIANCE_FLOPS)
 
 
 @operator("LpNormalization")
@@ -263,7 +263,7 @@ class LpNormalization(Operator):
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         shape = required(op, inputs, 0, "input").shape
-        return _row_work(op, inputs, outputs, shape[int(op.attributes.get("axis", -1))], 3.0)
+        return row_work(op, inputs, outputs, shape[int(op.attributes.get("axis", -1))], 3.0)
 
 
 @operator("LRN")
@@ -325,4 +325,4 @@ class MeanVarianceNormalization(Operator):
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         shape = required(op, inputs, 0, "X").shape
         columns = math.prod(shape[axis] for axis in self._axes(op, len(shape)))
-        return _row_work(op, inputs, outputs, columns, _MEAN_VARIANCE_FLOPS - 2)
+        return row_work(op, inputs, outputs, columns, MEAN_VARIANCE_FLOPS - 2)

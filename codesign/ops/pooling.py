@@ -13,6 +13,7 @@ from codesign.graph import Op
 from codesign.ops.arguments import bad, integers, narrowed, operands, required, text, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.costs import reduce_work, scatter_work
+from codesign.ops.layout import channels_first_value, computed_channels_first, own_shape
 from codesign.ops.window import Window, window
 from codesign.work import Work
 
@@ -171,6 +172,27 @@ class Pool(Operator):
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         columns = math.prod(int(extent) for extent in op.attributes["kernel_shape"])
         return reduce_work(op, inputs, outputs, columns, _FLOPS[op.kind])
+
+
+@operator("NhwcMaxPool", domain="com.microsoft")
+class NhwcMaxPool(Pool):
+    """MaxPool of an image whose channels stand on the last axis."""
+
+    @staticmethod
+    def _standard(op: Op) -> Op:
+        return replace(op, kind="MaxPool", attributes={**op.attributes, "channels_last": 1})
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        inner = self._standard(op)
+        ((shape, dtype),) = super().infer(inner, [channels_first_value(inner, required(op, inputs, 0, "x"))])
+        return [(own_shape(inner, shape), dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        pool = super().compute
+        return [computed_channels_first(self._standard(op), inputs, lambda inner, arrays: pool(inner, arrays)[0])]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        return replace(super().work(self._standard(op), inputs, outputs), kind=op.kind)
 
 
 @operator("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")

@@ -61,6 +61,7 @@ def integer_convolution(
     )
 
 
+@operator("MatMulInteger16", domain="com.microsoft")
 @operator("MatMulInteger")
 class MatMulInteger(Operator):
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:

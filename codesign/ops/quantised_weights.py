@@ -64,6 +64,8 @@ class QGemm(Operator):
 class MatMulNBits(Operator):
     """A B' of floats and weights of `bits` bits. B is (N, blocks, packed bytes) with the first weight in the lowest
     bits; scales and zero points are (N, blocks), these packed likewise or of A's type, half the range when not given.
+    `g_idx` (K) names the block of each row of the weights when they are not in order. `accuracy_level` lets onnxruntime
+    round A to 8 bits: the product here stays in A's type.
     """
 
     @staticmethod
@@ -84,8 +86,6 @@ class MatMulNBits(Operator):
                 op,
                 f"A {list(left.shape)} and {packed.elements} bytes of B, expected a last axis of {depth}, {expected}",
             )
-        if optional(inputs, 4) is not None:
-            raise bad(op, "input 4 ('g_idx') reorders the blocks, which is not supported: quantise without act-order")
         return [((*left.shape[:-1], columns), left.dtype)]
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
@@ -97,13 +97,20 @@ class MatMulNBits(Operator):
         """The weights (N, K) as floats."""
         columns, depth, block, bits = self._extents(op)
         blocks = -(-depth // block)
-        whole = _unpacked(required(op, inputs, 1, "B").reshape(columns, blocks, -1), bits)[..., :block]
+        whole = unpacked(required(op, inputs, 1, "B").reshape(columns, blocks, -1), bits)[..., :block]
         scales, zeros = widened(required(op, inputs, 2, "scales")).reshape(columns, blocks, 1), optional(inputs, 3)
         offset = np.asarray(1 << bits - 1, scales.dtype)
         if zeros is not None and zeros.dtype == np.uint8:
-            offset = _unpacked(zeros.reshape(columns, -1), bits)[:, :blocks, None]
+            offset = unpacked(zeros.reshape(columns, -1), bits)[:, :blocks, None]
         elif zeros is not None:
             offset = widened(zeros).reshape(columns, blocks, 1)
+        order = optional(inputs, 4)
+        if order is not None:
+            # The block whose scale and zero point each row of the weights has.
+            chosen = order.reshape(-1)[:depth]
+            whole = whole.reshape(columns, -1)[:, :depth]
+            scales = scales[:, chosen, 0]
+            offset = offset if offset.ndim == 0 else offset[:, chosen, 0]
         real = (whole.astype(scales.dtype) - offset.astype(scales.dtype)) * scales
         return real.reshape(columns, -1)[:, :depth]
 
@@ -114,7 +121,7 @@ class MatMulNBits(Operator):
         bias = outputs[0].elements if optional(inputs, 5) is not None else 0
         return Contraction(
             kind=op.kind,
-            reads=(left.operand(), Operand(columns * depth, f"uint{bits}", packed.role), *operands(inputs, 2, 3, 5)),
+            reads=(left.operand(), Operand(columns * depth, f"uint{bits}", packed.role), *operands(inputs, 2, 3, 4, 5)),
             writes=operands(outputs),
             epilogue_flops=int(DEQUANTISE_FLOPS * columns * depth) + bias,
             batch=1,
@@ -125,7 +132,69 @@ class MatMulNBits(Operator):
         )
 
 
-def _unpacked(packed: Array, bits: int) -> Array:
+# Values of a code by the 4-bit types of bitsandbytes: a float of 1 sign, 2 exponent and 1 mantissa bits without
+# subnormals of their own scale, over 12; and the quantiles of a normal distribution (Dettmers et al. 2023, QLoRA,
+# arXiv:2305.14314, appendix E).
+_FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32) / np.float32(12)
+_NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+_CODES = {0: np.concatenate((_FP4, -_FP4)), 1: np.asarray(_NF4, np.float32)}
+
+
+@operator("MatMulBnb4", domain="com.microsoft")
+class MatMulBnb4(Operator):
+    """A B' of floats and weights of 4 bits that stand for floats, by blocks of the flat (N, K) matrix with one scale
+    each; the first weight of a byte is in its highest bits. With `transB` 0 the product is A B."""
+
+    @staticmethod
+    def _extents(op: Op) -> tuple[int, int, int]:
+        """N, K and block size."""
+        columns, depth, block = (int(op.attributes.get(name, 0)) for name in ("N", "K", "block_size"))
+        if min(columns, depth, block) < 1 or op.attributes.get("quant_type") not in _CODES:
+            raise bad(op, f"N = {columns}, K = {depth}, block_size = {block}, quant_type = "
+                          f"{op.attributes.get('quant_type')} are no packed weights")  # fmt: skip
+        return columns, depth, block
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        left, packed = required(op, inputs, 0, "A"), required(op, inputs, 1, "B")
+        columns, depth, _ = self._extents(op)
+        inner, outer = (depth, columns) if op.attributes.get("transB", 1) else (columns, depth)
+        if left.shape[-1:] != (inner,) or packed.elements != -(-columns * depth // 2):
+            raise bad(op, f"A {list(left.shape)} and {packed.elements} bytes of B, expected a last axis of {inner}, "
+                          f"{-(-columns * depth // 2)}")  # fmt: skip
+        return [((*left.shape[:-1], outer), left.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, packed = required(op, inputs, 0, "A"), required(op, inputs, 1, "B").reshape(-1)
+        columns, depth, block = self._extents(op)
+        codes = np.stack((packed >> 4, packed & 15), axis=-1).reshape(-1)[: columns * depth]
+        scales = np.repeat(widened(required(op, inputs, 2, "absmax")), block)[: columns * depth]
+        weights = (_CODES[int(op.attributes["quant_type"])][codes] * scales).reshape(columns, depth)
+        product = matmul(widened(values), weights.T if op.attributes.get("transB", 1) else weights)
+        return [narrowed(product, values.dtype)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        """The dense product; each weight is looked up and scaled once."""
+        columns, depth, _ = self._extents(op)
+        left, packed = required(op, inputs, 0, "A"), required(op, inputs, 1, "B")
+        inner, outer = (depth, columns) if op.attributes.get("transB", 1) else (columns, depth)
+        return Contraction(
+            kind=op.kind,
+            reads=(left.operand(), Operand(columns * depth, "float4_e2m1fn", packed.role), *operands(inputs, 2)),
+            writes=operands(outputs),
+            epilogue_flops=columns * depth,
+            batch=1,
+            m=left.elements // inner,
+            n=outer,
+            k=inner,
+            dtype=left.dtype,
+        )
+
+
+def unpacked(packed: Array, bits: int) -> Array:
     """Values of `bits` bits, the first in the lowest bits of a byte, along the last axis."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return ((packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(*packed.shape[:-1], -1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -94,3 +96,40 @@ class RotaryEmbedding(Operator):
         tables = [required(op, inputs, index, "cache") for index in (1, 2)]
         rows = tuple(table.operand(positions.elements * table.shape[-1]) for table in tables)
         return (value.operand(), *rows, positions.operand())
+
+
+@operator("RotaryEmbedding", domain="com.microsoft")
+class ContributedRotaryEmbedding(RotaryEmbedding):
+    """As ONNX Runtime had it before the standard: positions, one first position for all or one a token, come before
+    the tables, and a 3-D input has as many heads as its width holds when `num_heads` is not given."""
+
+    @staticmethod
+    def _standard(op: Op, inputs: Sequence[Any]) -> tuple[Op, list[Any]]:
+        """The operation and its inputs in the standard's form, positions apart."""
+        if op.attributes.get("is_packed_batching", 0):
+            raise bad(op, "attribute 'is_packed_batching' is 1, expected sequences of one length")
+        value, cosine, sine = (required(op, inputs, index, "input, cos_cache, sin_cache") for index in (0, 2, 3))
+        attributes = dict(op.attributes)
+        if len(value.shape) == 3 and not attributes.get("num_heads", 0):
+            attributes["num_heads"] = max(value.shape[2] // (2 * cosine.shape[-1]), 1)
+        return replace(op, attributes=attributes), [value, cosine, sine]
+
+    @staticmethod
+    def _tokens(shape: tuple[int, ...]) -> tuple[int, int]:
+        """Batch and length."""
+        return shape[0], shape[1] if len(shape) == 3 else shape[2]
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        return super().infer(*self._standard(op, inputs))
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        inner, arrays = self._standard(op, inputs)
+        positions, (batch, length) = required(op, inputs, 1, "position_ids"), self._tokens(arrays[0].shape)
+        if positions.size == 1 and positions.ndim < 2:
+            positions = positions.reshape(1, 1) + np.arange(length)
+        return super().compute(inner, [*arrays, np.broadcast_to(positions, (batch, length))])
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        inner, values = self._standard(op, inputs)
+        positions = replace(required(op, inputs, 1, "position_ids"), shape=self._tokens(values[0].shape))
+        return super().work(inner, [*values, positions], outputs)

@@ -89,6 +89,7 @@ class Squeeze(View):
         return tuple(extent for axis, extent in enumerate(source) if axis not in dropped)
 
 
+@operator("ExpandDims", domain="com.microsoft")
 @operator("Unsqueeze")
 class Unsqueeze(View):
     """With axes of extent 1 inserted, counted in the result."""
