@@ -179,12 +179,12 @@ def average_pool(
     return _pool(graph, "AveragePool", value, kernel, stride, padding, name, ceil, count_include_pad=0)
 
 
-def pooled_classifier(graph: Builder, value: Value, classes: int) -> Value:
-    """Global average pooling, then a linear classifier: (batch, classes)."""
+def pooled_classifier(graph: Builder, value: Value, classes: int, norm: bool = False) -> Value:
+    """Global average pooling, a batch norm if `norm` says, then a linear classifier: (batch, classes)."""
     batch, channels = value.shape[:2]
     [pooled] = graph.node("GlobalAveragePool", [value], [(batch, channels, 1, 1)], "pool")
     [flat] = graph.node("Flatten", [pooled], [(batch, channels)], axis=1)
-    return classifier(graph, flat, classes)
+    return classifier(graph, batch_norm(graph, flat) if norm else flat, classes)
 
 
 def _pool(

@@ -136,6 +136,17 @@ def cut(graph: Builder, grid: Value, extents: tuple[int, int]) -> Value:
     return grid
 
 
+def fill_mask(graph: Builder, extents: tuple[int, int], window: tuple[int, int], interval: int) -> Value:
+    """Added to scores of the windows of a `filled` grid (windows, 1, 1, tokens): hides what was not in `extents`."""
+    spans = tuple(-(-extent // (size * interval)) for extent, size in zip(extents, window, strict=True))
+    fill = np.full((spans[0], window[0], interval, spans[1], window[1], interval), -1e6, dtype=np.float32)
+    fill.reshape(spans[0] * window[0] * interval, -1)[: extents[0], : extents[1]] = 0
+    hidden = fill.transpose(0, 3, 2, 5, 1, 4).reshape(-1, 1, 1, window[0] * window[1])
+    return graph.once(
+        f"fill_mask_{extents[0]}x{extents[1]}_{window[0]}_{interval}", lambda: graph.constant("mask", hidden)
+    )
+
+
 def in_windows(graph: Builder, grid: Value, window: int, shift: int, mixer: WindowMixer) -> Value:
     """`mixer` inside the windows of the grid, which is first rolled by `shift`; a mask then parts what was apart."""
     extents, size = (grid.shape[1], grid.shape[2]), (window, window)
