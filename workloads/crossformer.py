@@ -1,7 +1,7 @@
 """CrossFormer: tokens of several patch sizes at once; attention among neighbours and among tokens far apart take turns.
 
 Wang et al., ICLR 2022 (arXiv:2108.00154). CrossFormer++ (Wang et al. 2023, arXiv:2303.06908) has groups that grow with
-depth and a cooling layer, a depthwise convolution with a norm and no residual, after every third block.
+depth and, after every third block but a stage's last, a cooling layer: a depthwise convolution and a norm, no residual.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VARIANTS: Table = {
     "crossformer_pp_b": {"width": 96, "depths": DEEP, **PLUS},
 }
 
-SMALL: dict[str, Any] = {"image": 96, "width": 32, "depths": (2, 3), "head_size": 8, "classes": 10}
+SMALL: dict[str, Any] = {"image": 96, "width": 32, "depths": (2, 4), "head_size": 8, "classes": 10}
 
 REDUCED: Table = {
     "crossformer_s": {**SMALL, "groups": (4, 4), "intervals": (3, 3)},
@@ -77,7 +77,7 @@ def crossformer(
                     )
                     grid = residual(graph, grid, mix, 1, layer_norm)
                     grid = residual(graph, grid, partial(mlp, graph, hidden=4 * grid.shape[-1]), 2, layer_norm)
-                    if cooling and not (block + 1) % COOLING_PERIOD:
+                    if cooling and not (block + 1) % COOLING_PERIOD and block + 1 < depth:
                         grid = _cooled(graph, grid)
     pooled = graph.mean(layer_norm(graph, grid, "norm"), (1, 2), "pool")
     graph.output(classifier(graph, pooled, classes), "logits")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from workloads.blocks.activation import activate
+from workloads.blocks.activation import Activation, activate
 from workloads.blocks.attention import scaled_dot_product
 from workloads.blocks.convolution import conv_feed_forward, conv_norm, pooled_classifier, squeeze_excite
 from workloads.blocks.embedding import channels_first, channels_last, grid_of, image_input, tokens_of
@@ -52,7 +52,7 @@ def efficientvit(
     """Pixels (batch, 3, image, image) to logits (batch, classes). `kernels` are those of each head's queries."""
     value = image_input(graph, batch, image, 16)
     for layer, share in enumerate(STEM_SHARES):
-        activation = "relu" if share > 1 else "none"
+        activation: Activation = "relu" if share > 1 else "none"
         value = conv_norm(graph, value, widths[0] // share, 3, f"stem{layer}", 2, 1, activation=activation)
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         with graph.scope(f"stage{stage}"):
