@@ -9,11 +9,15 @@ from functools import partial
 
 from codesign.errors import BadParameter
 from workloads.blocks.attention import encoder_attention
+from workloads.blocks.axial import along
 from workloads.blocks.dense import feed_forward, layer_norm, linear
 from workloads.blocks.positions import sinusoids
 from workloads.blocks.residual import residual
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
+
+AXES = {"T": 1, "S": 2}
+"""The axis of tokens (batch, frames, patches, features) along which blocks attend over time, and over space."""
 
 MOVING_MNIST = {"frames": 10, "channels": 1, "height": 64, "width": 64}
 HUMAN = {"frames": 4, "channels": 3, "height": 256, "width": 256}
@@ -74,26 +78,25 @@ def predformer(
     value = linear(graph, pixels, features, "embedding")
     value = graph.add(value, sinusoids(graph, frames * rows * columns, features), "positioned")
     value = graph.reshape(value, (batch, frames, rows * columns, features), "tokens")
-    for number, axis in enumerate(blocks):
+    for number, kind in enumerate(blocks):
         with graph.scope(f"block{number}"):
-            value = gated_block(graph, value, axis, heads, hidden)
+            value = gated_block(graph, value, kind, heads, hidden)
     value = linear(graph, layer_norm(graph, value, "norm"), patch * patch * channels, "head")
     grid = graph.reshape(value, (batch, frames, rows, columns, patch, patch, channels), "grid")
     put_back = graph.transpose(grid, (0, 1, 6, 2, 4, 3, 5), "pixels")
     graph.output(graph.reshape(put_back, (batch, frames, channels, height, width), "video"), "predicted")
 
 
-def gated_block(graph: Builder, value: Value, axis: str, heads: int, hidden: int) -> Value:
-    """Tokens (batch, frames, patches, features) through attention along `axis` and SwiGLU, and a norm after both."""
-    batch, frames, patches, features = value.shape
-    if axis == "T":
-        value = graph.transpose(value, (0, 2, 1, 3), "frames_last")
-    apart = value.shape
-    groups = {"T": batch * patches, "S": batch * frames, "F": batch}[axis]
-    value = graph.reshape(value, (groups, value.shape[1] * value.shape[2] * batch // groups, features), "sequences")
+def gated_block(graph: Builder, value: Value, kind: str, heads: int, hidden: int) -> Value:
+    """Tokens (batch, frames, patches, features) through attention of a `kind` and SwiGLU, and a norm after both."""
     attend = partial(encoder_attention, graph, heads=heads, bias=False)
     feed = partial(feed_forward, graph, hidden=hidden, activation="silu", gated=True)
-    value = residual(graph, value, attend, 1, layer_norm)
-    value = residual(graph, value, feed, 2, layer_norm)
-    value = graph.reshape(layer_norm(graph, value, "norm3"), apart, "apart")
-    return graph.transpose(value, (0, 2, 1, 3), "patches_last") if axis == "T" else value
+
+    def mix(sequences: Value) -> Value:
+        sequences = residual(graph, sequences, attend, 1, layer_norm)
+        return layer_norm(graph, residual(graph, sequences, feed, 2, layer_norm), "norm3")
+
+    if kind in AXES:
+        return along(graph, value, AXES[kind], mix)
+    batch, frames, patches, features = value.shape
+    return graph.reshape(mix(graph.reshape(value, (batch, frames * patches, features), "all")), value.shape, "apart")
