@@ -150,7 +150,7 @@ class Builder:
             self._scopes = scopes
         return self._shared[name]
 
-    def integers(self, name: str, values: Sequence[int] | int) -> Value:
+    def integers(self, name: str, values: Sequence[int] | np.ndarray[Any, Any] | int) -> Value:
         """A constant of 64-bit integers: a shape, axes, or an index."""
         return self.constant(name, np.asarray(values, dtype=np.int64))
 
@@ -160,13 +160,13 @@ class Builder:
         inputs: Sequence[Value | None],
         shapes: Sequence[Sequence[int]],
         name: str = "",
-        data_type: int | None = None,
+        data_type: int | Sequence[int] | None = None,
         **attributes: Any,
     ) -> list[Value]:
         """A node of ONNX operator `kind` whose outputs have the shapes stated.
 
-        The node is called `name` (by default the operator's) within the scope, and its outputs after it. `data_type`
-        defaults to the first input's.
+        The node is called `name` (by default the operator's) within the scope, and its outputs after it. `data_type`,
+        one or one for each output, defaults to the first input's.
         """
         unique = self._unique(name or kind)
         if data_type is None:
@@ -174,7 +174,8 @@ class Builder:
         names = [unique] if len(shapes) == 1 else [f"{unique}:{index}" for index in range(len(shapes))]
         arguments = [value.name if value is not None else "" for value in inputs]
         self._nodes.append(helper.make_node(kind, arguments, names, name=unique, **attributes))
-        outputs = [Value(output, tuple(shape), data_type) for output, shape in zip(names, shapes, strict=True)]
+        types = [data_type] * len(shapes) if isinstance(data_type, int) else data_type
+        outputs = [Value(*described) for described in zip(names, map(tuple, shapes), types, strict=True)]
         self._values.extend(outputs)
         return outputs
 
