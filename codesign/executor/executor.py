@@ -132,8 +132,7 @@ class Executor:
             return values[name] if name in values else self._weights[name]
 
         for step in self._steps:
-            with np.errstate(all="ignore"):
-                outputs = list(self._compute(step, read, observe))
+            outputs = self._compute(step, read, observe)
             yield step.op, outputs
             values.update((name, value) for name, value in zip(step.op.outputs, outputs, strict=False) if name)
             outputs.clear()
@@ -147,10 +146,11 @@ class Executor:
             if outputs is not None:
                 return outputs
             inputs = [read(name) if name else None for name in op.inputs]
-            if op.bodies:
-                with lend(lambda body, arguments: self._run_body(body, arguments, read, observe)):
-                    return self._numerics.compute(op, step.operator, inputs, read)
-            return self._numerics.compute(op, step.operator, inputs, read)
+            with np.errstate(all="ignore"):
+                if op.bodies:
+                    with lend(lambda body, arguments: self._run_body(body, arguments, read, observe)):
+                        return list(self._numerics.compute(op, step.operator, inputs, read))
+                return list(self._numerics.compute(op, step.operator, inputs, read))
         except CodesignError:
             raise
         except MemoryError as error:

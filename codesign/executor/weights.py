@@ -43,10 +43,6 @@ class WeightStore:
         self._bytes += size * fits
         return fits
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of the weight called `name`, which is not read."""
-        return self._graph.weights[name].tensor.shape
-
     def read(self, name: str) -> Array:
         """The array called `name`, not kept here: for one that is kept in another form. Raises as above."""
         weight = self._graph.weights[name]

@@ -123,7 +123,7 @@ class Attention(Operator):
     """
 
     @staticmethod
-    def _heads(op: Op, inputs: Sequence[Any]) -> Heads:
+    def heads(op: Op, inputs: Sequence[Any]) -> Heads:
         query, key, value = (required(op, inputs, index, "QKV"[index]).shape for index in range(3))
         past = optional(inputs, 4)
         if not len(query) == len(key) == len(value) or len(query) not in (3, 4):
@@ -142,7 +142,7 @@ class Attention(Operator):
         return Heads(query[0], heads, kv_heads, lengths[0], past_length, past_length + lengths[1], widths[0], widths[2])
 
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
-        found, dtype = self._heads(op, inputs), required(op, inputs, 0, "Q").dtype
+        found, dtype = self.heads(op, inputs), required(op, inputs, 0, "Q").dtype
         result: tuple[int, ...] = (found.batch, found.heads, found.query_length, found.value_dim)
         if len(required(op, inputs, 0, "Q").shape) == 3:
             result = (found.batch, found.query_length, found.heads * found.value_dim)
@@ -154,7 +154,7 @@ class Attention(Operator):
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         from codesign.executor.kernels.attention import attend
 
-        found = self._heads(op, inputs)
+        found = self.heads(op, inputs)
         given = [required(op, inputs, index, "QKV"[index]) for index in range(3)]
         flat, dtype = given[0].ndim == 3, given[0].dtype
         query, key, value = given
@@ -174,7 +174,7 @@ class Attention(Operator):
             wide,
             widened(key),
             widened(value),
-            self._bias(op, inputs, found, wide.dtype),
+            self.bias(op, inputs, found, wide.dtype),
             scale,
             softcap,
             precision if "softmax_precision" in op.attributes else None,
@@ -184,7 +184,7 @@ class Attention(Operator):
         return [*outputs, narrowed(scores, dtype)] if scores is not None else outputs[: len(op.outputs)]
 
     @staticmethod
-    def _bias(op: Op, inputs: Sequence[Array | None], found: Heads, dtype: np.dtype[Any]) -> Array | None:
+    def bias(op: Op, inputs: Sequence[Array | None], found: Heads, dtype: np.dtype[Any]) -> Array | None:
         """Everything added to the scores: mask, keys hidden by their position, padding of an external cache."""
         mask, valid = optional(inputs, 3), optional(inputs, 6)
         bias = None if mask is None else mask_bias(mask, found.kv_length, dtype)
@@ -198,7 +198,7 @@ class Attention(Operator):
         return added(bias, padding)
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        found = self._heads(op, inputs)
+        found = self.heads(op, inputs)
         # Without a past the standard aligns the mask at the start, which is the same only for a square.
         at_end = found.past_length + found.query_length == found.kv_length or optional(inputs, 6) is not None
         each = _SOFTCAP_FLOPS * bool(op.attributes.get("softcap", 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,9 @@ class Split(Operator):
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         source = required(op, inputs, 0, "input")
         axis, lengths = self._parts(op, source.shape, inputs)
-        return [np.ascontiguousarray(part) for part in np.split(source, np.cumsum(lengths)[:-1], axis=axis)]
+        before = (slice(None),) * axis
+        ends = list(accumulate(lengths))
+        return [source[(*before, slice(end - length, end))] for length, end in zip(lengths, ends, strict=True)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         source = required(op, inputs, 0, "input")

@@ -16,7 +16,15 @@ from numba import njit
 
 def kernel(function: Callable[..., Any]) -> Any:
     """`function` compiled by numba when it is first called, its machine code kept between processes."""
-    dispatcher: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(function)
+    return _kept(njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(function))
+
+
+def summing_kernel(function: Callable[..., Any]) -> Any:
+    """`kernel` for sums in any order, as vectors make them; infinities and not-a-numbers keep their meaning."""
+    return _kept(njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function))
+
+
+def _kept(dispatcher: Any) -> Any:
     index = dispatcher._cache._cache_file
     index._source_stamp = (index._source_stamp, folder_stamp())
     return dispatcher

@@ -43,15 +43,20 @@ float_of_bits: Any = intrinsic(_float_of_bits)
 
 
 @njit(inline="always")
-def exp32(x: Any) -> Any:
-    """exp(x) of a float32; not a number stays not a number."""
-    clipped = min(max(x, SMALLEST), LARGEST)
-    whole = np.floor(clipped * _LOG2_E + _HALF)
-    rest = clipped - whole * _LN2_HIGH - whole * _LN2_LOW
+def exp32_between(x: Any) -> Any:
+    """exp(x) of a float32 between SMALLEST and LARGEST."""
+    whole = np.floor(x * _LOG2_E + _HALF)
+    rest = x - whole * _LN2_HIGH - whole * _LN2_LOW
     series = ((((_P0 * rest + _P1) * rest + _P2) * rest + _P3) * rest + _P4) * rest + _P5
     series = series * rest * rest + rest + _ONE
     power: Any = float_of_bits(types.int32((types.int32(whole) + types.int32(127)) << types.int32(23)))
-    result = series * power
+    return series * power
+
+
+@njit(inline="always")
+def exp32(x: Any) -> Any:
+    """exp(x) of a float32; not a number stays not a number."""
+    result = exp32_between(min(max(x, SMALLEST), LARGEST))
     result = _ZERO if x < SMALLEST else result
     result = _INFINITY if x > LARGEST else result
     return result if x == x else x

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from codesign.executor.kernels.compiled import summing_kernel
 from codesign.executor.kernels.exponential import exp32
 
 Array = np.ndarray[Any, Any]
-
-# What lets LLVM sum in vectors; infinities and not-a-numbers keep their meaning.
-REORDERED = {"reassoc", "contract", "nsz"}
 
 
 def softmax_rows(scores: Array) -> Array:
@@ -32,7 +29,7 @@ def softmax_rows(scores: Array) -> Array:
     return scores
 
 
-@njit(cache=True, fastmath=REORDERED, error_model="numpy")
+@summing_kernel
 def _softmax_rows(scores: Array, peaks: Array) -> None:
     rows, columns = scores.shape
     for row in range(rows):

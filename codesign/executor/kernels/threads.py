@@ -6,14 +6,13 @@ nothing but its help. Kernels run without the interpreter's lock.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
-
-import numpy as np
 
 
 def thread_count() -> int:
@@ -63,8 +62,8 @@ def _serve(queue: SimpleQueue[_Job]) -> None:
 def share(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
     """Call `kernel(counter, *arguments)`, `counter` being the address of an int64, on up to as many threads as there
     are tasks, and return when all are done."""
-    counter = np.zeros(1, np.int64)
-    given = (counter.ctypes.data, *arguments)
+    counter = ctypes.c_int64(0)
+    given = (ctypes.addressof(counter), *arguments)
     jobs = []
     if tasks > 1:
         for queue in _helpers(os.getpid())[: tasks - 1]:

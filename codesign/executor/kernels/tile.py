@@ -21,6 +21,8 @@ PANEL = VECTORS * LANES
 LARGEST = 12 if vector_registers() == 32 else 6
 HEIGHTS = tuple(height for height in (1, 2, 4, 6, 8, 10, 12) if height <= LARGEST)
 """Rows of a tile that there is code for. The sums, a panel's row and one left value fill the registers at the most."""
+AHEAD = 4096
+"""Bytes of a panel that are asked for before they are needed: most weights come from memory, once a run."""
 
 _VECTOR = ir.VectorType(FLOAT, LANES)
 
@@ -64,6 +66,8 @@ def _tile(
         def step(position: Any, values: list[Any]) -> list[Any]:
             here, sums = values[0], values[1:]
             right = [writer.load(_VECTOR, writer.at(here, size * vector)) for vector in range(vectors)]
+            for vector in range(vectors):
+                writer.prefetch(writer.at(here, size * vector + AHEAD))
             bytes_in = builder.mul(position, writer.integer(4))
             new = []
             for row in range(rows):

@@ -114,6 +114,11 @@ class Writer:
         name = f"llvm.masked.store.{_suffix(value.type)}.p0"
         self.call(name, ir.VoidType(), value, pointer, ir.Constant(WORD, 1), mask)
 
+    def prefetch(self, address: Any) -> None:
+        """Ask for a line of memory that will be read soon; no address is wrong."""
+        pointer = self.builder.inttoptr(address, BYTE.as_pointer())
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(WORD, hint) for hint in (0, 3, 1)))
+
     def loop(self, count: Any, start: Sequence[Any], body: Callable[[Any, list[Any]], Sequence[Any]]) -> list[Any]:
         """`body(index, values)` returns the values of the next turn; those after `count` turns, which may be none."""
         builder = self.builder

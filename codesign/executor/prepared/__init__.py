@@ -15,7 +15,9 @@ from codesign.executor.weights import WeightStore
 from codesign.graph import Graph, Op
 
 _MODULES = {
-    "MatMul": "products", "Gemm": "products", "Conv": "convolutions",
+    "MatMul": "products", "Gemm": "products", "Conv": "convolutions", "MaxPool": "pooling", "AveragePool": "pooling",
+    "GlobalAveragePool": "pooling", "GlobalMaxPool": "pooling", "LayerNormalization": "normalisations",
+    "RMSNormalization": "normalisations", "Attention": "attention",
 }  # fmt: skip
 
 Prepare = Callable[[Op, Graph, WeightStore], Prepared | None]

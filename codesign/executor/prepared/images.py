@@ -26,3 +26,8 @@ def padded(pixels: Array, before: tuple[int, int], after: tuple[int, int]) -> Ar
     whole = np.zeros((batch, height + before[0] + after[0], width + before[1] + after[1], channels), pixels.dtype)
     whole[:, before[0] : before[0] + height, before[1] : before[1] + width] = pixels
     return whole
+
+
+def pair(values: tuple[int, ...], missing: int = 1) -> tuple[int, int]:
+    """One or two extents as two, the leading one `missing`."""
+    return (missing, *values)[-2], values[-1]

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from codesign.executor.kernels import lanes
+from codesign.executor.kernels.threads import share, thread_count
 from codesign.executor.prepared.epilogue import Epilogue
 from codesign.executor.prepared.panels import Sliding
 from codesign.executor.prepared.step import Packed, address
@@ -27,11 +29,10 @@ class Lanes:
             return moved, np.zeros(filters.shape[0], np.float32) if bias is None else bias.ravel()
 
         self._packed = Packed(weights, (name, epilogue.bias) if epilogue.bias else (name,), order)
-        self.kernel = weights.shape(name)[2:]
 
     def multiply(self, pixels: Array, sliding: Sliding) -> Array:
         """The correlation of `pixels` (batch, height, width, channels), channels last as in the result."""
-        filters, bias = self._packed()
+        (_, filters), (_, bias) = self._packed()
         return slide(pixels, sliding, "multiply", filters, bias, self._epilogue.low, self._epilogue.high)
 
 
@@ -39,16 +40,14 @@ def slide(
     pixels: Array,
     sliding: Sliding,
     way: str,
-    filters: Array | None = None,
-    bias: Array | None = None,
+    filters: int = 0,
+    bias: int = 0,
     low: float = -math.inf,
     high: float = math.inf,
     padded: bool = False,
 ) -> Array:
-    """What the window makes of each channel: "multiply" by filters, "largest" or "mean" (`padded`: of zeros too)."""
-    from codesign.executor.kernels import lanes
-    from codesign.executor.kernels.threads import share, thread_count
-
+    """What the window makes of each channel: "multiply" by filters from a bias on (addresses), "largest", or "mean",
+    with `padded` of the padding's zeros too."""
     batch, height, width, channels = pixels.shape
     lines = batch * sliding.out[0]
     effort = lines * sliding.out[1] * math.prod(sliding.kernel) * -(-channels // lanes.LANES)
@@ -65,6 +64,6 @@ def slide(
     batch_step, row_step, pixel_step, _ = pixels.strides
     share(
         lanes.slide_rows, tasks, address(table), address(pixels), batch_step, row_step, pixel_step,
-        0 if filters is None else address(filters), 0 if bias is None else address(bias), address(result), low, high,
+        filters, bias, address(result), low, high,
     )  # fmt: skip
     return result

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from codesign.executor.kernels.product import describe, multiply_rows, pack, pack_bias
+from codesign.executor.kernels.threads import share, thread_count
 from codesign.executor.prepared.epilogue import Epilogue
 from codesign.executor.prepared.step import Packed, address
 from codesign.executor.weights import WeightStore
@@ -26,60 +26,56 @@ class Sliding:
     out: tuple[int, int] = (1, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one shape of image is multiplied: the kernel's table, where it lies, its tasks, the result's shape."""
+
+    table: Array
+    place: int
+    tasks: int
+    result: tuple[int, ...]
+
+
 class Panels:
     """A weight of one product or convolution, packed by `order`: the array as (groups, taps, depth, columns)."""
 
     def __init__(
-        self, weights: WeightStore, name: str, epilogue: Epilogue, groups: int, order: Callable[[Array], Array]
+        self,
+        weights: WeightStore,
+        name: str,
+        epilogue: Epilogue,
+        groups: int,
+        columns: int,
+        order: Callable[[Array], Array],
     ) -> None:
-        self._epilogue, self._groups = epilogue, groups
-        self._columns = 0
+        self._epilogue, self._groups, self._columns = epilogue, groups, columns
 
         def pack_all(weight: Array, bias: Array | None = None) -> tuple[Array, ...]:
-            from codesign.executor.kernels.product import pack, pack_bias
-
             ordered = order(weight)
-            self._columns = ordered.shape[3]
-            return pack(ordered), pack_bias(bias, groups, ordered.shape[3]), np.zeros(ordered.shape[2], np.float32)
+            return pack(ordered), pack_bias(bias, groups, columns), np.zeros(ordered.shape[2], np.float32)
 
         self._packed = Packed(weights, (name, epilogue.bias) if epilogue.bias else (name,), pack_all)
-        self._tables: dict[tuple[Any, ...], tuple[Array, int]] = {}
 
-    @cached_property
-    def _multiply(self) -> Callable[..., None]:
-        from codesign.executor.kernels.product import multiply_rows
+    def layout(self, image: tuple[int, ...], sliding: Sliding) -> Layout:
+        """How an image of shape (batch, height, width, groups * depth) is multiplied."""
+        table, tasks = describe(
+            thread_count(), self._epilogue.activation or None, batch=image[0], height=image[1], width=image[2],
+            depth=image[3] // self._groups, kernel_height=sliding.kernel[0], kernel_width=sliding.kernel[1],
+            stride_y=sliding.stride[0], stride_x=sliding.stride[1], dilation_y=sliding.dilation[0],
+            dilation_x=sliding.dilation[1], before_y=sliding.before[0], before_x=sliding.before[1],
+            out_height=sliding.out[0], out_width=sliding.out[1], columns=self._columns, groups=self._groups,
+        )  # fmt: skip
+        return Layout(table, address(table), tasks, (image[0], *sliding.out, self._groups * self._columns))
 
-        return multiply_rows  # type: ignore[no-any-return]
-
-    def multiply(self, image: Array, sliding: Sliding, result: Array, addend: Array | None) -> None:
-        """Write the products of the pixels of `image` (batch, height, width, groups * depth), the last axis contiguous,
-        into `result` (batch, out height, out width, groups * columns), contiguous, as `addend` is."""
-        from codesign.executor.kernels.threads import share
-
-        panels, bias, zeros = self._packed()
-        key = (image.shape, sliding)
-        table, tasks = self._tables.get(key) or self._describe(key)
+    def multiply(self, layout: Layout, image: Array, addend: Array | None) -> Array:
+        """The products of the pixels of `image`, whose last axis is contiguous: (batch, out height, out width, groups *
+        columns), contiguous, as `addend` is."""
+        (_, panels), (_, bias), (_, zeros) = self._packed()
+        result = np.empty(layout.result, np.float32)
         batch_step, row_step, pixel_step, _ = image.strides
-        step, found = result.shape[3] * 4, self._epilogue
+        step, found = layout.result[3] * 4, self._epilogue
         share(
-            self._multiply, tasks, address(table), address(image), batch_step, row_step, pixel_step, address(panels),
-            address(bias), 0 if addend is None else address(addend), step, address(result), step, address(zeros),
-            found.low, found.high,
+            multiply_rows, layout.tasks, layout.place, address(image), batch_step, row_step, pixel_step, panels, bias,
+            0 if addend is None else address(addend), step, address(result), step, zeros, found.low, found.high,
         )  # fmt: skip
-
-    def _describe(self, key: tuple[tuple[int, ...], Sliding]) -> tuple[Array, int]:
-        from codesign.executor.kernels.product import describe
-        from codesign.executor.kernels.threads import thread_count
-
-        (batch, height, width, channels), sliding = key
-        pairs = {
-            "kernel_height": sliding.kernel[0], "kernel_width": sliding.kernel[1], "stride_y": sliding.stride[0],
-            "stride_x": sliding.stride[1], "dilation_y": sliding.dilation[0], "dilation_x": sliding.dilation[1],
-            "before_y": sliding.before[0], "before_x": sliding.before[1], "out_height": sliding.out[0],
-            "out_width": sliding.out[1],
-        }  # fmt: skip
-        found = self._tables[key] = describe(
-            thread_count(), self._epilogue.activation or None, batch=batch, height=height, width=width,
-            depth=channels // self._groups, columns=self._columns, groups=self._groups, **pairs,
-        )  # fmt: skip
-        return found
+        return result

@@ -8,7 +8,7 @@ import numpy as np
 
 from codesign.executor.epilogue import follow
 from codesign.executor.prepared.epilogue import Epilogue, is_vector, split
-from codesign.executor.prepared.panels import Panels, Sliding
+from codesign.executor.prepared.panels import Layout, Panels, Sliding
 from codesign.executor.prepared.step import Prepared, Read, is_weight
 from codesign.executor.weights import WeightStore
 from codesign.graph import Graph, Op
@@ -39,8 +39,9 @@ class Product:
         transposed = bool(op.attributes.get("transB", 0))
         self._left, self._columns, self._epilogue = op.inputs[0], columns, epilogue
         self._panels = Panels(
-            weights, op.inputs[1], epilogue, 1, lambda right: (right.T if transposed else right)[None, None]
+            weights, op.inputs[1], epilogue, 1, columns, lambda right: (right.T if transposed else right)[None, None]
         )
+        self._layouts: dict[tuple[int, ...], Layout] = {}
 
     def __call__(self, read: Read) -> list[Array] | None:
         left, found = read(self._left), self._epilogue
@@ -49,14 +50,11 @@ class Product:
         if left.dtype != np.float32 or (addend is not None and addend.shape != shape):
             return None
         rows = _rows(left)
-        result = np.empty(shape, np.float32)
-        wide = (rows.shape[0], 1, rows.shape[2], self._columns)
-        self._panels.multiply(
-            rows,
-            Sliding(out=(1, rows.shape[2])),
-            result.reshape(wide),
-            None if addend is None else np.ascontiguousarray(addend).reshape(wide),
-        )
+        layout = self._layouts.get(rows.shape)
+        if layout is None:
+            layout = self._layouts[rows.shape] = self._panels.layout(rows.shape, Sliding(out=(1, rows.shape[2])))
+        addend = None if addend is None else np.ascontiguousarray(addend)
+        result = self._panels.multiply(layout, rows, addend).reshape(shape)
         return [follow(found.rest, result, [left], read)] if found.rest else [result]
 
 
