@@ -29,10 +29,13 @@ class NodeCase:
         domain: str = "",
         opset: int = 20,
         constants: Sequence[int] = (),
+        typed: Sequence[str] = (),
         **attributes: Any,
     ) -> None:
         """`constants` are the positions of inputs that the model holds: kernels pack weights in advance, and
-        onnxruntime takes no 4-bit arrays from outside."""
+        onnxruntime takes no 4-bit arrays from outside; `typed` are the types of the outputs, for the few operators
+        whose rule does not tell."""
+        self.typed = typed
         self.arrays = list(inputs)
         self.constants = frozenset(f"x{index}" for index in constants)
         self.names = [f"x{index}" if array is not None else "" for index, array in enumerate(inputs)]
@@ -48,7 +51,12 @@ class NodeCase:
             [self.node],
             "case",
             [helper.make_tensor_value_info(name, types[name], array.shape) for name, array in self._given()],
-            [onnx.ValueInfoProto(name=name) for name in self.outputs],
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(self.typed[index])), None)
+                if index < len(self.typed)
+                else onnx.ValueInfoProto(name=name)
+                for index, name in enumerate(self.outputs)
+            ],
             [numpy_helper.from_array(array, name) for name, array in self._held() if name in self.constants],
         )
         versions = {"": self.opset, "com.microsoft": 1, "ai.onnx.ml": 3}

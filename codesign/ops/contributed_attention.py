@@ -1,4 +1,4 @@
-"""Attention as ONNX Runtime's fused operators of the com.microsoft domain write it (docs/ContribOperators.md)."""
+"""Multi-head attention as ONNX Runtime's fused operators write it (docs/ContribOperators.md, domain com.microsoft)."""
 
 from __future__ import annotations
 
@@ -10,272 +10,248 @@ import numpy as np
 
 from codesign.graph import Op
 from codesign.ops.arguments import bad, narrowed, operands, optional, required, widened
-from codesign.ops.attention import Heads, added, mask_bias, merge_heads, position_bias, split_heads
+from codesign.ops.attention import Heads, added, merge_heads, position_bias, split_heads
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
-from codesign.ops.rotary import FLOPS_PER_ELEMENT, rotate
-from codesign.work import Contraction, Work
+from codesign.work import Work
+
+BEFORE_SOFTMAX, AFTER_SOFTMAX = 2, 3
+"""Stages of the scores as the kernel numbers them: with everything added, and the probabilities."""
 
 
-def _extent(op: Op, name: str) -> int:
+def extent(op: Op, name: str) -> int:
+    """A positive attribute. Raises BadModel when it is not."""
     found = int(op.attributes.get(name, 0))
     if found < 1:
         raise bad(op, f"attribute '{name}' is {found}, expected a positive number")
     return found
 
 
-def _scale(op: Op, found: Heads) -> float:
-    return float(op.attributes.get("scale", 0.0)) or 1 / math.sqrt(found.head_dim)
+def key_mask_bias(op: Op, mask: Array | None, found: Heads, dtype: np.dtype[Any]) -> Array | None:
+    """A mask of keys as numbers to add, `mask_filter_value` (-10000 when not given) where a key is hidden.
 
-
-def key_mask_bias(op: Op, mask: Array | None, kv_length: int, dtype: np.dtype[Any]) -> Array | None:
-    """A mask of keys as numbers to add: lengths (batch,), or ones where a key is seen, (batch, keys) or with queries
-    (batch, queries, keys)."""
+    Masks are lengths (batch,); ends and then starts (2 batch,); or ones where a key is seen, (batch, keys) or with
+    queries (batch, queries, keys).
+    """
     if mask is None:
         return None
-    if mask.ndim == 1:
-        return mask_bias(np.arange(kv_length) < mask.reshape(-1, 1, 1, 1), kv_length, dtype)
-    if mask.ndim not in (2, 3):
-        raise bad(op, f"mask {list(mask.shape)} is not (batch), (batch, keys) or (batch, queries, keys)")
-    seen = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-    return mask_bias(seen.astype(bool), kv_length, dtype)
+    if mask.ndim == 1 and mask.size in (found.batch, 2 * found.batch):
+        ends, starts = mask[: found.batch], mask[found.batch :]
+        places = np.arange(found.kv_length)
+        seen = places < ends[:, None]
+        if starts.size:
+            seen &= places >= starts[:, None]
+        seen = seen[:, None, None]
+    elif mask.ndim in (2, 3) and mask.shape[0] == found.batch:
+        seen = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+        if seen.shape[-1] not in (found.kv_length, found.kv_length - found.past_length):
+            raise bad(op, f"mask {list(mask.shape)} does not cover {found.kv_length} keys")
+        # A mask of the new keys alone hides none of the past.
+        missing = found.kv_length - seen.shape[-1]
+        seen = np.pad(seen, [(0, 0), (0, 0), (0, 0), (missing, 0)], constant_values=1)
+    else:
+        raise bad(op, f"mask {list(mask.shape)} is not (batch), (2 batch), (batch, keys) or (batch, queries, keys)")
+    filtered = dtype.type(op.attributes.get("mask_filter_value", -10000.0))
+    return np.where(seen.astype(bool), dtype.type(0), filtered)
 
 
-def _attend(op: Op, found: Heads, query: Array, key: Array, value: Array, bias: Array | None) -> Array:
-    """(batch, length, heads * value width), in the type of the query."""
+def attended(
+    op: Op,
+    found: Heads,
+    heads: tuple[Array, Array, Array],
+    bias: Array | None,
+    sink: Array | None = None,
+    keep: int | None = None,
+) -> list[Array]:
+    """The result (batch, length, heads * value width) in the type of the query, and the scores at stage `keep`."""
     from codesign.executor.kernels.attention import attend
 
+    scale = float(op.attributes.get("scale", 0.0)) or 1 / math.sqrt(found.head_dim)
     softcap = float(op.attributes.get("softcap", 0.0))
-    result, _ = attend(widened(query), widened(key), widened(value), bias, _scale(op, found), softcap)
-    return narrowed(merge_heads(result), query.dtype)
+    query, key, value = (widened(array) for array in heads)
+    result, scores = attend(query, key, value, bias, scale, softcap, keep=keep, sink=sink)
+    outputs = [narrowed(merge_heads(result), heads[0].dtype)]
+    return outputs if scores is None else [*outputs, narrowed(scores, heads[0].dtype)]
 
 
 @operator("MultiHeadAttention", domain="com.microsoft")
 class MultiHeadAttention(Operator):
     """Inputs: query (batch, length, hidden), key and value likewise or already split into heads, bias of all three,
-    mask of keys, bias of the scores, past key, past value. Outputs: result, present key, present value.
+    mask of keys, bias of the scores, past key, past value, past length, cache indirection. Outputs: result, present
+    key, present value, scores before the softmax.
+
+    The query may hold all three, (batch, length, heads, 3, width), or the key both it and the value. With a past length
+    the caches are buffers that hold more than the past: the present is the buffer with the new key in it. The
+    indirection (batch, beams, buffer) says of which beam each token of the past is.
     """
 
+    mask_index, bias_index, past_index, length_index, indirection_index = 4, 5, 6, 8, 9
+    input_bias_index = 3
+
+    def _parts(self, op: Op, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
+        """Shapes of query, key and value with heads apart: (batch, heads, length, width)."""
+        heads, query = extent(op, "num_heads"), required(op, inputs, 0, "query").shape
+        shapes: list[tuple[int, ...]]
+        key, value = optional(inputs, 1), optional(inputs, 2)
+        if len(query) == 5:
+            batch, length, own, three, width = query
+            shapes = [(batch, own, length, width)] * 3 if three == 3 and own == heads else []
+        elif key is not None and len(key.shape) == 5:
+            batch, length, own, two, width = key.shape
+            shapes = [(batch, own, length, width)] * 2 if two == 2 and own == heads else []
+            shapes = [self._split_shape(query, heads), *shapes]
+        elif key is not None and value is not None:
+            shapes = [self._split_shape(shape, heads) for shape in (query, key.shape, value.shape)]
+        else:
+            shapes = []
+        if (
+            len(shapes) != 3
+            or shapes[0][3] != shapes[1][3]
+            or shapes[1][2] != shapes[2][2]
+            or not all(map(min, shapes))
+        ):
+            given = [list(one.shape) for one in (inputs[0], key, value) if one is not None]
+            raise bad(op, f"query, key, value {given} and {heads} heads do not fit together")
+        return shapes
+
     @staticmethod
-    def _heads(op: Op, inputs: Sequence[Any]) -> Heads:
-        query, key, value = (required(op, inputs, index, "query, key, value").shape for index in range(3))
-        heads, past = _extent(op, "num_heads"), optional(inputs, 6)
-        if len(query) != 3 or len(key) not in (3, 4) or len(key) != len(value) or query[2] % heads:
-            raise bad(op, f"query {list(query)}, key {list(key)}, value {list(value)} and {heads} heads do not fit")
-        length = key[1] if len(key) == 3 else key[2]
-        value_dim = value[2] // heads if len(value) == 3 else value[3]
-        past_length = past.shape[2] if past is not None else 0
-        return Heads(query[0], heads, heads, query[1], past_length, past_length + length, query[2] // heads, value_dim)
+    def _split_shape(shape: tuple[int, ...], heads: int) -> tuple[int, ...]:
+        if len(shape) == 4:
+            return shape
+        if len(shape) != 3 or shape[2] % heads:
+            return (0, 0, 0, 0)
+        return shape[0], heads, shape[1], shape[2] // heads
+
+    def _heads(self, op: Op, inputs: Sequence[Any]) -> Heads:
+        (batch, heads, length, width), key, value = self._parts(op, inputs)
+        past = optional(inputs, self.past_index)
+        past_length = 0 if past is None else past.shape[2]
+        if self._buffered(inputs):
+            # How much of the buffer is filled only the run tells.
+            past_length = max(past_length - key[2], 0)
+        return Heads(batch, heads, heads, length, past_length, past_length + key[2], width, value[3])
+
+    def _buffered(self, inputs: Sequence[Any]) -> bool:
+        return optional(inputs, self.length_index) is not None and optional(inputs, self.past_index) is not None
 
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
         found, dtype = self._heads(op, inputs), required(op, inputs, 0, "query").dtype
         cache = (found.batch, found.heads, found.kv_length)
-        shapes = [(found.batch, found.query_length, found.heads * found.value_dim)]
-        return [(shape, dtype) for shape in (*shapes, (*cache, found.head_dim), (*cache, found.value_dim))][
-            : len(op.outputs)
-        ]
+        result: tuple[int, ...] = (found.batch, found.query_length, found.heads * found.value_dim)
+        scores = (found.batch, found.heads, found.query_length, found.kv_length)
+        shapes = (result, (*cache, found.head_dim), (*cache, found.value_dim), scores)
+        return [(shape, dtype) for shape in shapes][: len(op.outputs)]
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         found = self._heads(op, inputs)
         query, key, value = self._split(op, inputs, found)
-        past_key, past_value = optional(inputs, 6), optional(inputs, 7)
-        if past_key is not None and past_value is not None:
-            key, value = np.concatenate((past_key, key), axis=2), np.concatenate((past_value, value), axis=2)
-        dtype = widened(query).dtype
-        bias = key_mask_bias(op, optional(inputs, 4), found.kv_length, dtype)
-        scores = optional(inputs, 5)
-        bias = added(bias, None if scores is None else scores.astype(dtype))
-        causal = bool(op.attributes.get("unidirectional", 0))
-        offsets = np.array([found.kv_length - found.query_length])
-        bias = added(bias, position_bias(offsets, found.query_length, found.kv_length, causal, -1, -1, dtype))
-        return [_attend(op, found, query, key, value, bias), key, value][: len(op.outputs)]
+        caches = [optional(inputs, self.past_index + offset) for offset in (0, 1)]
+        if self._buffered(inputs):
+            length = int(required(op, inputs, self.length_index, "past_sequence_length").reshape(-1)[0])
+            return self._from_buffers(op, inputs, (query, key, value), caches, length)
+        keys, values = (
+            new if past is None else np.concatenate((past, new), axis=2)
+            for past, new in zip(caches, (key, value), strict=True)
+        )
+        bias = self._bias(op, inputs, found, widened(query).dtype)
+        return self._outputs(op, found, (query, keys, values), bias, [keys, values])
 
     @staticmethod
-    def _split(op: Op, inputs: Sequence[Array | None], found: Heads) -> list[Array]:
+    def _outputs(
+        op: Op, found: Heads, heads: tuple[Array, Array, Array], bias: Array | None, presents: Sequence[Array]
+    ) -> list[Array]:
+        """The result, the present key and value, and the scores, the lowest number where a key is hidden."""
+        result, *scores = attended(op, found, heads, bias, keep=BEFORE_SOFTMAX if len(op.outputs) > 3 else None)
+        finite = [np.maximum(one, np.finfo(one.dtype).min) for one in scores]
+        return [result, *presents, *finite][: len(op.outputs)]
+
+    def _bias(self, op: Op, inputs: Sequence[Array | None], found: Heads, dtype: np.dtype[Any]) -> Array | None:
+        bias = key_mask_bias(op, optional(inputs, self.mask_index), found, dtype)
+        scores = optional(inputs, self.bias_index)
+        bias = added(bias, None if scores is None else scores.astype(dtype))
+        causal = bool(op.attributes.get("unidirectional", 0))
+        offsets = np.array([found.past_length])
+        return added(bias, position_bias(offsets, found.query_length, found.kv_length, causal, -1, -1, dtype))
+
+    def _from_buffers(
+        self,
+        op: Op,
+        inputs: Sequence[Array | None],
+        new: tuple[Array, Array, Array],
+        caches: Sequence[Array | None],
+        length: int,
+    ) -> list[Array]:
+        """The new key and value written into their buffers at `length`, and attention over what these hold then."""
+        query, *fresh = new
+        total = length + fresh[0].shape[2]
+        presents = [np.array(cache) for cache in caches if cache is not None]
+        if len(presents) != 2 or total > presents[0].shape[2]:
+            raise bad(op, f"a past of {length} and {fresh[0].shape[2]} new keys do not fit the buffers")
+        for present, part in zip(presents, fresh, strict=True):
+            present[:, :, length:total] = part
+        batch, heads, queries, width = query.shape
+        found = Heads(batch, heads, heads, queries, length, total, width, presents[1].shape[3])
+        keys, values = (
+            self._of_beams(op, present[:, :, :total], optional(inputs, self.indirection_index), length)
+            for present in presents
+        )
+        bias = self._bias(op, inputs, found, widened(query).dtype)
+        return self._outputs(op, found, (query, keys, values), bias, presents)
+
+    @staticmethod
+    def _of_beams(op: Op, cache: Array, indirection: Array | None, length: int) -> Array:
+        """The cache (batch * beams, heads, length, width) with each token of the past taken from the beam it is of."""
+        if indirection is None:
+            return cache
+        batch, beams = indirection.shape[:2]
+        if batch * beams != cache.shape[0]:
+            raise bad(op, f"an indirection {list(indirection.shape)} of caches of {cache.shape[0]} sequences")
+        rows = (np.arange(batch)[:, None, None] * beams + indirection[:, :, :length]).reshape(batch * beams, length)
+        chosen = cache.copy()
+        chosen[:, :, :length] = cache[rows, :, np.arange(length)].swapaxes(1, 2)
+        return chosen
+
+    def _split(self, op: Op, inputs: Sequence[Array | None], found: Heads) -> list[Array]:
         """Query, key and value with their biases, split into heads."""
-        arrays = [required(op, inputs, index, "query, key, value") for index in range(3)]
-        bias = optional(inputs, 3)
+        query, key = required(op, inputs, 0, "query"), optional(inputs, 1)
+        if query.ndim == 5:
+            arrays = list(np.moveaxis(query, 3, 0))
+        elif key is not None and key.ndim == 5:
+            arrays = [query, *np.moveaxis(key, 3, 0)]
+        else:
+            arrays = [query, required(op, inputs, 1, "key"), required(op, inputs, 2, "value")]
+        # Parts of a packed tensor are (batch, length, heads, width) still.
+        first = 0 if query.ndim == 5 else 1 if key is not None and key.ndim == 5 else 3
+        flat = [array.reshape(*array.shape[:2], -1) if index >= first else array for index, array in enumerate(arrays)]
+        bias = optional(inputs, self.input_bias_index)
         if bias is not None:
             width = found.heads * found.head_dim
             parts = np.split(bias, (width, 2 * width))
-            arrays = [array + part if array.ndim == 3 else array for array, part in zip(arrays, parts, strict=True)]
-        return [split_heads(array, found.heads) if array.ndim == 3 else array for array in arrays]
+            flat = [array + part if array.ndim == 3 else array for array, part in zip(flat, parts, strict=True)]
+        return [split_heads(array, found.heads) if array.ndim == 3 else array for array in flat]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         found = self._heads(op, inputs)
-        flops = found.scores * sum(optional(inputs, index) is not None for index in (4, 5))
-        if optional(inputs, 3) is not None:
-            flops += sum(required(op, inputs, index, "query, key, value").elements for index in range(3))
+        # Keys of an encoder may be more than the queries: then the mask is not aligned at the end.
+        at_end = found.past_length + found.query_length == found.kv_length
+        flops = found.scores * sum(optional(inputs, index) is not None for index in (self.mask_index, self.bias_index))
+        bias = optional(inputs, self.input_bias_index)
+        if bias is not None:
+            flops += sum(math.prod(shape) for shape in self._parts(op, inputs))
         return found.work(
             op,
             operands(inputs),
             found.written(outputs, found.kv_length - found.past_length),
             required(op, inputs, 0, "query").dtype,
-            bool(op.attributes.get("unidirectional", 0)),
+            bool(op.attributes.get("unidirectional", 0)) and at_end,
             flops,
         )
 
 
-@operator("GroupQueryAttention", domain="com.microsoft")
-class GroupQueryAttention(Operator):
-    """Causal attention that owns its cache. Inputs: query, key, value (or all three in the query), past key, past
-    value, index of the last valid key a sequence, total length, cosines, sines. Outputs: result, present key and value.
+@operator("DecoderMaskedMultiHeadAttention", domain="com.microsoft")
+class DecoderMaskedMultiHeadAttention(MultiHeadAttention):
+    """One step of a decoder: MultiHeadAttention on buffers, with its inputs in another order. Inputs: query, key, value
+    (of an encoder already split into heads), mask, bias of the scores, past key, past value, past length, beams, cache
+    indirection, bias of the three."""
 
-    The cache may be longer than what it holds; the present is as long as the longer of it and the total length.
-    """
-
-    @staticmethod
-    def _heads(op: Op, inputs: Sequence[Any]) -> Heads:
-        query, past, total = required(op, inputs, 0, "query").shape, optional(inputs, 3), optional(inputs, 6)
-        heads, kv_heads = _extent(op, "num_heads"), _extent(op, "kv_num_heads")
-        packed = optional(inputs, 1) is None
-        across = heads + 2 * kv_heads if packed else heads
-        if len(query) != 3 or query[2] % across or heads % kv_heads:
-            raise bad(op, f"query {list(query)} does not split into {heads} heads that share {kv_heads}")
-        past_length = past.shape[2] if past is not None else 0
-        constant = total.constant if isinstance(total, Value) else total
-        length = past_length + query[1] if constant is None else max(past_length, int(constant.reshape(-1)[0]))
-        width = query[2] // across
-        return Heads(query[0], heads, kv_heads, query[1], past_length, length, width, width)
-
-    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
-        self._check(op, inputs)
-        found, dtype = self._heads(op, inputs), required(op, inputs, 0, "query").dtype
-        cache: tuple[int, ...] = (found.batch, found.kv_heads, found.kv_length, found.head_dim)
-        result: tuple[int, ...] = (found.batch, found.query_length, found.heads * found.head_dim)
-        return [(shape, dtype) for shape in (result, cache, cache)][: len(op.outputs)]
-
-    @staticmethod
-    def _check(op: Op, inputs: Sequence[Any]) -> None:
-        quantised = [name for name in ("k_quant_type", "v_quant_type") if op.attributes.get(name, "NONE") != "NONE"]
-        wanted = [name for name in ("smooth_softmax", "qk_output") if int(op.attributes.get(name, 0)) > 0]
-        extra = [index for index in range(11, len(inputs)) if inputs[index] is not None]
-        if quantised or wanted or extra:
-            what = ", ".join([*quantised, *wanted, *(f"input {index}" for index in extra)])
-            raise bad(op, f"{what}: not known; expected plain caches and a plain softmax")
-
-    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
-        self._check(op, inputs)
-        found = self._heads(op, inputs)
-        query, key, value = self._split(op, inputs, found)
-        lengths = required(op, inputs, 5, "seqlens_k").reshape(-1).astype(np.int64) + 1
-        starts = np.maximum(lengths - found.query_length, 0)
-        if op.attributes.get("do_rotary", 0):
-            query, key = self._rotated(op, inputs, starts, query), self._rotated(op, inputs, starts, key)
-        keys, values = (_appended(optional(inputs, index), new, starts, found) for index, new in ((3, key), (4, value)))
-        dtype, window = widened(query).dtype, int(op.attributes.get("local_window_size", -1))
-        bias = position_bias(
-            starts, found.query_length, found.kv_length, True, window - 1 if window > 0 else -1, -1, dtype
-        )
-        scores = optional(inputs, 10)
-        bias = added(bias, None if scores is None else mask_bias(scores, found.kv_length, dtype))
-        return [_attend(op, found, query, keys, values, bias), keys, values][: len(op.outputs)]
-
-    @staticmethod
-    def _split(op: Op, inputs: Sequence[Array | None], found: Heads) -> list[Array]:
-        query = required(op, inputs, 0, "query")
-        if optional(inputs, 1) is None:
-            width, kv_width = found.heads * found.head_dim, found.kv_heads * found.head_dim
-            query, key, value = np.split(query, (width, width + kv_width), axis=-1)
-        else:
-            key, value = required(op, inputs, 1, "key"), required(op, inputs, 2, "value")
-        return [split_heads(query, found.heads), *(split_heads(array, found.kv_heads) for array in (key, value))]
-
-    @staticmethod
-    def _rotated(op: Op, inputs: Sequence[Array | None], starts: Array, values: Array) -> Array:
-        positions = optional(inputs, 9)
-        if positions is None:
-            positions = starts[:, None] + np.arange(values.shape[2])
-        cosine, sine = (widened(required(op, inputs, index, "cache"))[positions][:, None] for index in (7, 8))
-        turned = rotate(widened(values), cosine, sine, bool(op.attributes.get("rotary_interleaved", 0)))
-        return narrowed(turned, values.dtype)
-
-    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        found = self._heads(op, inputs)
-        flops = 0
-        if op.attributes.get("do_rotary", 0):
-            turned = found.batch * found.query_length * (found.heads + found.kv_heads) * found.head_dim
-            flops = int(FLOPS_PER_ELEMENT * turned)
-        dtype = required(op, inputs, 0, "query").dtype
-        return found.work(op, operands(inputs), found.written(outputs, found.query_length), dtype, True, flops)
-
-
-def _appended(past: Array | None, new: Array, starts: Array, found: Heads) -> Array:
-    """The cache with `new` written behind what each sequence holds already."""
-    result = np.zeros((found.batch, found.kv_heads, found.kv_length, found.head_dim), new.dtype)
-    if past is not None:
-        result[:, :, : past.shape[2]] = past
-    for sequence, start in enumerate(starts):
-        result[sequence, :, start : start + new.shape[2]] = new[sequence]
-    return result
-
-
-@operator("Attention", domain="com.microsoft")
-class ProjectedAttention(Operator):
-    """Self-attention with its own projection. Inputs: values (batch, length, width), weights (width, query + key +
-    value widths), bias, mask of keys, past (2, batch, heads, length, head width), bias of the scores.
-
-    The work is that of the projection, whose weights weigh most; attention's arithmetic is counted as its epilogue.
-    """
-
-    @staticmethod
-    def _heads(op: Op, inputs: Sequence[Any]) -> tuple[Heads, tuple[int, int, int]]:
-        """Extents, and the widths of query, key and value."""
-        values, weights = required(op, inputs, 0, "input").shape, required(op, inputs, 1, "weights").shape
-        past, heads = optional(inputs, 4), _extent(op, "num_heads")
-        third = weights[1] // 3
-        widths = tuple(int(width) for width in op.attributes.get("qkv_hidden_sizes", ()) or (third, third, third))
-        if (
-            len(values) != 3
-            or values[2] != weights[0]
-            or sum(widths) != weights[1]
-            or op.attributes.get("do_rotary", 0)
-        ):
-            raise bad(
-                op, f"input {list(values)}, weights {list(weights)} and widths {list(widths)} do not fit together"
-            )
-        past_length = past.shape[3] if past is not None else 0
-        total = past_length + values[1]
-        found = Heads(values[0], heads, heads, values[1], past_length, total, widths[0] // heads, widths[2] // heads)
-        return found, (widths[0], widths[1], widths[2])
-
-    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
-        (found, widths), dtype = self._heads(op, inputs), required(op, inputs, 0, "input").dtype
-        result = (found.batch, found.query_length, widths[2])
-        present = (2, found.batch, found.heads, found.kv_length, found.head_dim)
-        return [(result, dtype), (present, dtype)][: len(op.outputs)]
-
-    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
-        found, widths = self._heads(op, inputs)
-        values, weights = required(op, inputs, 0, "input"), required(op, inputs, 1, "weights")
-        bias, past, scores = optional(inputs, 2), optional(inputs, 4), optional(inputs, 5)
-        projected = values.reshape(-1, values.shape[2]) @ weights
-        projected = (projected if bias is None else projected + bias).reshape(*values.shape[:2], -1)
-        parts = np.split(projected, (widths[0], widths[0] + widths[1]), axis=-1)
-        query, key, value = (split_heads(part, found.heads) for part in parts)
-        if past is not None:
-            key, value = np.concatenate((past[0], key), axis=2), np.concatenate((past[1], value), axis=2)
-        total = key_mask_bias(op, optional(inputs, 3), found.kv_length, values.dtype)
-        causal = bool(op.attributes.get("unidirectional", 0))
-        offsets = np.array([found.past_length])
-        total = added(total, position_bias(offsets, found.query_length, found.kv_length, causal, -1, -1, values.dtype))
-        total = added(total, scores)
-        outputs = [_attend(op, found, query, key, value, total)]
-        return [*outputs, np.stack((key, value))] if len(op.outputs) > 1 else outputs
-
-    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        (found, widths), value = self._heads(op, inputs), required(op, inputs, 0, "input")
-        causal = bool(op.attributes.get("unidirectional", 0))
-        attention = found.work(op, (), (), value.dtype, causal, 0)
-        additions = (optional(inputs, 2) is not None) * found.batch * found.query_length * sum(widths)
-        additions += found.scores * sum(optional(inputs, index) is not None for index in (3, 5))
-        return Contraction(
-            kind=op.kind,
-            reads=operands(inputs),
-            writes=tuple(output.operand() for output in outputs),
-            epilogue_flops=attention.flops + additions,
-            batch=1,
-            m=found.batch * found.query_length,
-            n=sum(widths),
-            k=value.shape[2],
-            dtype=value.dtype,
-        )
+    mask_index, bias_index, past_index, length_index, indirection_index = 3, 4, 5, 7, 9
+    input_bias_index = 10
