@@ -350,6 +350,15 @@ class Builder:
         [result] = self.node("Cast", [value], [value.shape], name, data_type=data_type, to=int(data_type))
         return result
 
+    def top_k(self, value: Value, count: int, axis: int = -1, name: str = "") -> tuple[Value, Value]:
+        """The `count` largest along `axis`, the largest first, and their positions."""
+        shape = [*value.shape]
+        shape[axis] = count
+        types = (value.data_type, int(TensorProto.INT64))
+        inputs = [value, self.integers(f"{name or 'TopK'}.count", [count])]
+        values, positions = self.node("TopK", inputs, [shape, shape], name, types, axis=axis)
+        return values, positions
+
     def cumulative_sum(self, value: Value, axis: int, name: str = "", **attributes: int) -> Value:
         """Sums up to and including each position; `exclusive=1` leaves its own out, `reverse=1` sums from the end."""
         axis_value = self.integers(f"{name or 'CumSum'}.axis", axis % value.rank)

@@ -50,7 +50,7 @@ def vit(
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
     pixels = image_input(graph, batch, image, patch)
-    value = _embed(graph, pixels, width, patch, ["class", "distillation"] if distilled else ["class"])
+    value = embed(graph, pixels, width, patch, ["class", "distillation"] if distilled else ["class"])
     value = encoder(graph, value, layers, heads)
     logits = classifier(graph, graph.take(value, 0, 1, "class_token"), classes)
     if distilled:
@@ -67,7 +67,7 @@ def encoder(graph: Builder, value: Value, layers: int, heads: int) -> Value:
     return norm(graph, value, "norm")
 
 
-def _embed(graph: Builder, pixels: Value, width: int, patch: int, extra_tokens: list[str]) -> Value:
+def embed(graph: Builder, pixels: Value, width: int, patch: int, extra_tokens: list[str]) -> Value:
     """Patch tokens after the extra learned tokens, with learned positions: (batch, tokens, width)."""
     with graph.scope("embedding"):
         patches = patch_embedding(graph, pixels, width, patch, "patches")

@@ -51,10 +51,17 @@ def channel_scale(graph: Builder, value: Value, name: str, axis: int = -1) -> Va
 
 
 def encoder_blocks(
-    graph: Builder, value: Value, depth: int, mix: Branch, feed: Branch, norm: Norm, scope: str = "block"
+    graph: Builder,
+    value: Value,
+    depth: int,
+    mix: Branch,
+    feed: Branch,
+    norm: Norm,
+    scope: str = "block",
+    first: int = 0,
 ) -> Value:
-    """`depth` transformer blocks, x + mix(norm(x)) and then x + feed(norm(x))."""
-    for block in range(depth):
+    """`depth` transformer blocks, x + mix(norm(x)) and then x + feed(norm(x)), numbered from `first`."""
+    for block in range(first, first + depth):
         with graph.scope(f"{scope}{block}"):
             value = residual(graph, value, mix, 1, norm)
             value = residual(graph, value, feed, 2, norm)
