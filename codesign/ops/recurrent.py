@@ -111,7 +111,7 @@ class Recurrent(Operator):
         runs = []
         for direction in range(found.directions):
             cell, weights, bias = self._cell(op, inputs, found, direction)
-            projected = values.reshape(-1, found.inputs) @ weights.T + bias
+            projected = self._projected(values.reshape(-1, found.inputs), weights) + bias
             states = [self._initial(inputs, 5 + state, found, direction, values.dtype, batch_first)
                       for state in range(layer.states)]  # fmt: skip
             backward = direction == 1 or text(op, "direction", "forward") == "reverse"
@@ -122,6 +122,11 @@ class Recurrent(Operator):
         if batch_first:
             hidden, last = hidden.transpose(2, 0, 1, 3), [state.swapaxes(0, 1) for state in last]
         return [hidden, *last][: len(op.outputs)]
+
+    @staticmethod
+    def _projected(values: Array, weights: Any) -> Array:
+        """What the inputs (steps * batch, inputs) add to the gates."""
+        return np.asarray(values @ weights.T)
 
     @staticmethod
     def _initial(

@@ -29,6 +29,10 @@ class Cell:
     coupled: bool = False
     reset_after: bool = False
 
+    def carried(self, hidden: Array) -> Array:
+        """What the state before (batch, hidden) adds to the gates."""
+        return np.asarray(hidden @ self.recurrent.T)
+
     def limited(self, values: Array) -> Array:
         return values if self.clip is None else np.clip(values, -self.clip, self.clip)
 
@@ -61,7 +65,7 @@ def lstm_step(cell: Cell, projected: Array, state: Sequence[Array]) -> list[Arra
     """Gates input, output, forget, cell; the state is (hidden, cell)."""
     gate, candidate, squash = cell.activations
     hidden, memory = state
-    gates = projected + hidden @ cell.recurrent.T + cell.bias
+    gates = projected + cell.carried(hidden) + cell.bias
     to_input, to_output, to_forget, to_cell = np.split(gates, 4, axis=-1)
     if cell.peephole is not None:
         to_input, to_forget = to_input + cell.peephole[0] * memory, to_forget + cell.peephole[2] * memory
