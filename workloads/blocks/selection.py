@@ -65,10 +65,12 @@ def causal_threshold(
         return graph.add(mean, graph.multiply(deviation, quantile, "above_mean"), "threshold")
 
 
-def top_indices(graph: Builder, value: Value, kept: int, name: str = "top") -> tuple[Value, Value]:
-    """The largest `kept` entries of the last axis and where they stand."""
+def top_indices(
+    graph: Builder, value: Value, kept: int, name: str = "top", in_order: bool = False
+) -> tuple[Value, Value]:
+    """The largest `kept` entries of the last axis and where they stand; largest first when `in_order`."""
     shape = (*value.shape[:-1], kept)
     types = (value.data_type, TensorProto.INT64)
     inputs = [value, graph.integers(f"{name}.k", [kept])]
-    largest, places = graph.node("TopK", inputs, [shape, shape], name, types, axis=-1, sorted=0)
+    largest, places = graph.node("TopK", inputs, [shape, shape], name, types, axis=-1, sorted=int(in_order))
     return largest, places
