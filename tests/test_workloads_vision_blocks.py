@@ -64,7 +64,8 @@ def test_rolling_is_numpys(shift: int) -> None:
 
 def test_mask_parts_the_tokens_that_a_shift_brought_together() -> None:
     extent, window, shift = 6, 3, 1
-    mask = evaluate(lambda g, v: g.add(shifted_window_mask(g, (extent, extent), window, shift), v), np.zeros(1, "f4"))
+    extents, size = (extent, extent), (window, window)
+    mask = evaluate(lambda g, v: g.add(shifted_window_mask(g, extents, size, shift), v), np.zeros(1, "f4"))
     place = np.roll(np.arange(extent), -shift)
     for number in range(4):
         row, column = divmod(number, 2)

@@ -143,7 +143,7 @@ def agent_swin(
                 if block < agent_blocks[stage]:
                     mix = partial(_grid_attention, graph, heads=heads, agents=agents[stage])
                 else:
-                    mixer = partial(swin.attention_with_bias, graph, heads=heads, window=fitted)
+                    mixer = partial(swin.attention_with_bias, graph, heads=heads, window=(fitted, fitted))
                     mix = partial(in_windows, graph, window=fitted, shift=shift, mixer=mixer)
                 with graph.scope(f"block{block}"):
                     grid = residual(graph, grid, mix, 1, layer_norm)

@@ -22,6 +22,7 @@ from workloads.blocks.embedding import channels_last, image_input, merge_patches
 from workloads.blocks.residual import residual
 from workloads.blocks.temporal import temporal_convolution
 from workloads.blocks.window import (
+    Extents,
     gather_offsets,
     in_windows,
     partition,
@@ -129,24 +130,24 @@ def _block(graph: Builder, grid: Value, window: int, shift: int, heads: int, mix
         mix = partial(_matrix_in_windows, graph, window=window, shift=shift, heads=heads)
     else:
         attend = attention_with_bias if mixing == "attention" else cosine_attention
-        mixer = partial(attend, graph, heads=heads, window=window)
+        mixer = partial(attend, graph, heads=heads, window=(window, window))
         mix = partial(in_windows, graph, window=window, shift=shift, mixer=mixer)
     after = mixing == "cosine"
     grid = residual(graph, grid, mix, 1, layer_norm, after=after)
     return residual(graph, grid, partial(mlp, graph, hidden=4 * grid.shape[-1]), 2, layer_norm, after=after)
 
 
-def attention_with_bias(graph: Builder, windows: Value, mask: Value | None, heads: int, window: int) -> Value:
+def attention_with_bias(graph: Builder, windows: Value, mask: Value | None, heads: int, window: Extents) -> Value:
     """Attention inside windows with a learned bias for each relative position."""
     width = windows.shape[-1]
     with graph.scope("attention"):
         query, key, content = project_heads(graph, windows, width, heads, "query", "key", "value")
-        bias = relative_bias(graph, heads, (window, window))
+        bias = relative_bias(graph, heads, window)
         context = window_attention(graph, query, key, content, bias, mask)
         return linear(graph, merge_heads(graph, context), width, "output")
 
 
-def cosine_attention(graph: Builder, windows: Value, mask: Value | None, heads: int, window: int) -> Value:
+def cosine_attention(graph: Builder, windows: Value, mask: Value | None, heads: int, window: Extents) -> Value:
     """Attention by the cosine of queries and keys times a learned factor for each head, keys without a bias."""
     width = windows.shape[-1]
     with graph.scope("attention"):
@@ -161,7 +162,7 @@ def cosine_attention(graph: Builder, windows: Value, mask: Value | None, heads: 
         most = graph.scalar("most_scale", MOST_SCALE)
         scale = graph.unary("Exp", graph.binary("Min", graph.weight("log_scale", heads, 1, 1), most), "scale")
         query = graph.multiply(graph.unary("LpNormalization", query, axis=-1, p=2), scale, "query/scaled")
-        bias = _continuous_bias(graph, heads, window)
+        bias = _continuous_bias(graph, heads, window[0])
         context = window_attention(graph, query, key, content, bias, mask, scale=1.0)
         return linear(graph, merge_heads(graph, context), width, "output")
 

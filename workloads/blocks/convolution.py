@@ -11,6 +11,9 @@ from workloads.blocks.activation import Activation, activate
 from workloads.blocks.dense import classifier, layer_norm
 from workloads.builder import Builder, Value
 
+Size = int | tuple[int, ...]
+"""The same along every extent, or one for each."""
+
 Padding = int | Literal["same"]
 
 
@@ -18,19 +21,19 @@ def convolution(
     graph: Builder,
     value: Value,
     channels: int,
-    kernel: int | tuple[int, int],
+    kernel: Size,
     name: str,
-    stride: int | tuple[int, int] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
     groups: int = 1,
     bias: bool = False,
 ) -> Value:
-    """A 2-D convolution of (batch, channels, height, width).
+    """A convolution of (batch, channels, height, width), or of more or fewer extents.
 
     `padding` is a number of pixels on each side, or "same" as TensorFlow means it: the output is the input divided by
     the stride, rounded up, and an odd pixel of padding goes to the end.
     """
-    kernel, stride = _pair(kernel), _pair(stride)
+    kernel, stride = (_each(size, value.rank - 2) for size in (kernel, stride))
     pads = _pads(value.shape[2:], kernel, stride, padding)
     spatial = _output_extents(value.shape[2:], kernel, stride, pads)
     with graph.scope(name):
@@ -48,6 +51,20 @@ def convolution(
         return result
 
 
+def transposed_convolution(
+    graph: Builder, value: Value, channels: int, factor: int, name: str, bias: bool = False
+) -> Value:
+    """`factor` times the extents: each pixel becomes a block of its own, `factor` along each side."""
+    extents = value.shape[2:]
+    kernel = (factor,) * len(extents)
+    with graph.scope(name):
+        inputs = [value, graph.weight("weight", value.shape[1], channels, *kernel)]
+        inputs += [graph.weight("bias", channels)] if bias else []
+        shape = (value.shape[0], channels, *(factor * extent for extent in extents))
+        [result] = graph.node("ConvTranspose", inputs, [shape], kernel_shape=kernel, strides=kernel)
+        return result
+
+
 def batch_norm(graph: Builder, value: Value, name: str = "norm", epsilon: float = 1e-5) -> Value:
     with graph.scope(name):
         parameters = [graph.weight(part, value.shape[1]) for part in ("weight", "bias", "mean", "variance")]
@@ -59,9 +76,9 @@ def conv_norm(
     graph: Builder,
     value: Value,
     channels: int,
-    kernel: int | tuple[int, int],
+    kernel: Size,
     name: str,
-    stride: int | tuple[int, int] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
     groups: int = 1,
     bias: bool = False,
@@ -90,6 +107,15 @@ def group_norm(
         shift = graph.weight("bias", channels) if bias else graph.constant("bias", np.zeros(channels, np.float32))
         inputs = [value, weight, shift]
         [result] = graph.node("GroupNormalization", inputs, [value.shape], num_groups=groups, epsilon=epsilon)
+        return result
+
+
+def instance_norm(graph: Builder, value: Value, name: str, epsilon: float = 1e-5) -> Value:
+    """Each channel of each image normalised alone, without learned values."""
+    channels = value.shape[1]
+    with graph.scope(name):
+        ones, zeros = (graph.constant(part, np.full(channels, v, np.float32)) for part, v in (("one", 1), ("zero", 0)))
+        [result] = graph.node("InstanceNormalization", [value, ones, zeros], [value.shape], epsilon=epsilon)
         return result
 
 
@@ -191,14 +217,15 @@ def _pool(
     graph: Builder,
     kind: str,
     value: Value,
-    kernel: int | tuple[int, int],
-    stride: int | tuple[int, int],
+    kernel: Size,
+    stride: Size,
     padding: int,
     name: str,
     ceil: bool = False,
     **attributes: Any,
 ) -> Value:
-    window, steps, pads = _pair(kernel), _pair(stride), [padding] * 4
+    window, steps = (_each(size, value.rank - 2) for size in (kernel, stride))
+    pads = [padding] * (2 * len(window))
     spare = [step - 1 if ceil else 0 for step in steps]
     extents = [extent + more for extent, more in zip(value.shape[2:], spare, strict=True)]
     shape = (*value.shape[:2], *_output_extents(extents, window, steps, pads))
@@ -207,14 +234,14 @@ def _pool(
     return result
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+def _each(size: Size, extents: int) -> tuple[int, ...]:
+    return (size,) * extents if isinstance(size, int) else size
 
 
 def _pads(extents: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Padding) -> list[int]:
     """ONNX's pads: all begins, then all ends."""
     if padding != "same":
-        return [padding] * 4
+        return [padding] * (2 * len(extents))
     totals = [
         max((-(-extent // step) - 1) * step + size - extent, 0)
         for extent, size, step in zip(extents, kernel, stride, strict=True)
@@ -225,5 +252,5 @@ def _pads(extents: Sequence[int], kernel: Sequence[int], stride: Sequence[int], 
 def _output_extents(
     extents: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int]
 ) -> list[int]:
-    padded = np.asarray(extents) + pads[:2] + pads[2:]
+    padded = np.asarray(extents) + pads[: len(extents)] + pads[len(extents) :]
     return [int(extent) for extent in (padded - np.asarray(kernel)) // np.asarray(stride) + 1]

@@ -73,22 +73,25 @@ def depthwise_feed_forward(
 
 
 def merge_patches(graph: Builder, grid: Value) -> Value:
-    """Each 2x2 pixels of a grid (batch, height, width, channels) made one of four times the channels."""
-    batch, height, width, channels = grid.shape
+    """Each 2x2 pixels (or 2x2x2 voxels) of a grid (batch, *extents, channels) made one of all their channels."""
+    batch, *extents, channels = grid.shape
+    sides = len(extents)
     with graph.scope("merge"):
-        split = graph.reshape(grid, (batch, height // 2, 2, width // 2, 2, channels), "split")
-        gathered = graph.transpose(split, (0, 1, 3, 4, 2, 5))
-        return graph.reshape(gathered, (batch, height // 2, width // 2, 4 * channels), "merged")
+        halves = [size for extent in extents for size in (extent // 2, 2)]
+        split = graph.reshape(grid, (batch, *halves, channels), "split")
+        axes = (0, *range(1, 2 * sides, 2), *range(2, 2 * sides + 1, 2), 2 * sides + 1)
+        merged = (batch, *(extent // 2 for extent in extents), channels * 2**sides)
+        return graph.reshape(graph.transpose(split, axes), merged, "merged")
 
 
 def channels_last(graph: Builder, value: Value, name: str = "channels_last") -> Value:
-    """(batch, channels, height, width) to (batch, height, width, channels)."""
-    return graph.transpose(value, (0, 2, 3, 1), name)
+    """(batch, channels, *extents) to (batch, *extents, channels)."""
+    return graph.transpose(value, (0, *range(2, value.rank), 1), name)
 
 
 def channels_first(graph: Builder, value: Value, name: str = "channels_first") -> Value:
-    """(batch, height, width, channels) to (batch, channels, height, width)."""
-    return graph.transpose(value, (0, 3, 1, 2), name)
+    """(batch, *extents, channels) to (batch, channels, *extents)."""
+    return graph.transpose(value, (0, value.rank - 1, *range(1, value.rank - 1)), name)
 
 
 def unfold(graph: Builder, value: Value, kernel: int, stride: int, padding: int, name: str = "unfold") -> Value:
