@@ -39,6 +39,11 @@ def test_a_dimension_without_a_name_is_bound_by_input_and_axis() -> None:
     assert shapes(from_proto(relu(None, 3, None), bind={"x.2": 7}, batch=4)) == [(4, 3, 7)]
 
 
+def test_two_dimensions_written_as_question_marks_need_not_be_equal() -> None:
+    assert shapes(from_proto(relu(1, "?", "?"), bind={"x.2": 7})) == [(1, 1, 7)]
+    assert shapes(from_proto(relu(1, "?", "?"), shapes={"x": (1, 2, 7)})) == [(1, 2, 7)]
+
+
 def test_a_dimension_written_as_minus_one_is_free() -> None:
     graph = from_proto(relu(-1, 3, -1), bind={"x.2": 7}, batch=4)
     assert shapes(graph) == [(4, 3, 7)]

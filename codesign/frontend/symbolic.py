@@ -20,6 +20,8 @@ _OPERATIONS: dict[type[ast.AST], Callable[[int, int], int]] = {
     ast.Mod: operator.mod,
 }
 LONGEST_EXPRESSION = 200
+UNNAMED = "?"
+"""What Paddle's exporter calls every dimension that it does not know: no name, as two of them need not be equal."""
 
 
 class Dimensions:
@@ -126,7 +128,8 @@ def _label(input_name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> 
     """The name a dimension is bound by; unnamed ones get one; "" when its size is known."""
     if states_size(dim):
         return ""
-    return dim.dim_param or f"{input_name}.{axis}"
+    named = dim.dim_param not in ("", UNNAMED)
+    return dim.dim_param if named else f"{input_name}.{axis}"
 
 
 def _symbols(label: str) -> list[str]:
