@@ -20,13 +20,14 @@ _IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
 
 
 def line_of_text(text: str = SENTENCE, height: int = 48, width: int | None = None) -> Array:
-    """(1, 3, height, width) of values -1 to 1: `text` in black on white; as wide as it needs unless told."""
+    """(1, 3, height, width) of values -1 to 1: `text` in black on white, as wide as it needs or filled up with grey."""
     font = ImageFont.load_default(height * 5 // 6)
     picture = Image.new("RGB", (int(font.getlength(text)) + height // 2, height * 4 // 3), "white")
     ImageDraw.Draw(picture).text((height // 4, height // 6), text, font=font, fill="black")
     needed = round(picture.width * height / picture.height / 8) * 8
-    small = picture.resize((width or needed, height), Image.Resampling.BILINEAR)
-    return np.asarray(small, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+    small = picture.resize((min(needed, width or needed), height), Image.Resampling.BILINEAR)
+    values = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+    return np.pad(values, ((0, 0), (0, 0), (0, 0), (0, max((width or needed) - small.width, 0))))
 
 
 def page_of_text(size: int, quarter_turns: int = 0) -> Array:
