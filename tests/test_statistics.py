@@ -82,6 +82,15 @@ def test_each_bin_counts_the_values_between_its_edges_whatever_order_they_came_i
     assert histogram == statistics_of(*samples[::-1]).histogram
 
 
+def test_squares_of_the_largest_floats_do_not_overflow() -> None:
+    assert statistics_of(np.array([3e38, -3e38], np.float32)).standard_deviation == pytest.approx(3e38)
+
+
+def test_a_large_mean_does_not_cancel_the_deviation() -> None:
+    values = np.tile(np.array([1e6, 1e6 + 1], np.float32), 50)
+    assert statistics_of(values).standard_deviation == pytest.approx(0.5)
+
+
 def test_what_is_not_finite_is_counted_apart() -> None:
     found = statistics_of(np.array([1, np.inf, np.nan, -np.inf, 0], np.float32))
     assert (found.not_finite, found.minimum, found.maximum, found.mean) == (3, 0, 1, 0.5)

@@ -59,6 +59,7 @@ class _Running:
         self.role, self.dtype, self.shape, self.zero = role, array.dtype.name, array.shape, zero
         self.elements = self.finite = self.zeros = 0
         self.minimum, self.maximum, self.total, self.squares = math.inf, -math.inf, 0.0, 0.0
+        self.centre = 0.0
         self.exponent = _LEAST_EXPONENT  # of the histogram's outer edges
         self.counts = np.zeros(BINS, np.int64)
         self.patterns: dict[int, int] = {}
@@ -74,7 +75,9 @@ class _Running:
             self._add(flat)
 
     def _add(self, flat: Array) -> None:
-        finite, zeros, least, greatest, total, squares = moments(flat, flat.dtype.type(self.zero))
+        if not self.finite and flat.size and np.isfinite(flat[0]):
+            self.centre = float(flat[0])  # so that no large mean cancels the variance
+        finite, zeros, least, greatest, total, squares = moments(flat, flat.dtype.type(self.zero), self.centre)
         self.elements += flat.size
         self.finite += finite
         self.zeros += zeros
@@ -100,8 +103,8 @@ class _Running:
             self.counts, self.exponent = merged, exponent
 
     def document(self) -> TensorStatistics:
-        some, mean = self.finite > 0, self.total / max(self.finite, 1)
-        variance = max(self.squares / max(self.finite, 1) - mean * mean, 0.0)
+        some, shift = self.finite > 0, self.total / max(self.finite, 1)
+        variance = max(self.squares / max(self.finite, 1) - shift * shift, 0.0)
         return TensorStatistics(
             role=self.role,
             dtype=self.dtype,
@@ -112,7 +115,7 @@ class _Running:
             not_finite=self.elements - self.finite,
             minimum=self.minimum if some else None,
             maximum=self.maximum if some else None,
-            mean=mean if some else None,
+            mean=self.centre + shift if some else None,
             standard_deviation=math.sqrt(variance) if some else None,
             histogram=self._histogram() if some else None,
             patterns=tuple((most, size) for size, most in sorted(self.patterns.items()) if most < size),

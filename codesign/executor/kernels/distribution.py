@@ -15,21 +15,21 @@ BINS = 128
 
 
 @njit(cache=True, error_model="numpy")
-def moments(values: Array, zero: Any) -> tuple[int, int, float, float, float, float]:
-    """Of flat `values`: how many are finite, how many equal `zero`, least, greatest, sum and sum of squares of the
-    finite ones."""
+def moments(values: Array, zero: Any, centre: float) -> tuple[int, int, float, float, float, float]:
+    """Of flat `values`: how many are finite, how many equal `zero`, and of the finite ones the least, the greatest, the
+    sum of the differences from `centre` and that of their squares."""
     finite, zeros = 0, 0
     least, greatest, total, squares = np.inf, -np.inf, 0.0, 0.0
     for index in range(values.size):
         value = values[index]
         zeros += value == zero
-        number = float(value)
+        number = np.float64(value)  # `float` would keep float32
         if number - number == 0.0:  # neither an infinity nor no number
             finite += 1
             least = min(least, number)
             greatest = max(greatest, number)
-            total += number
-            squares += number * number
+            total += number - centre
+            squares += (number - centre) ** 2
     return finite, zeros, least, greatest, total, squares
 
 
@@ -38,7 +38,7 @@ def count_bins(values: Array, inverse_width: float, counts: Array) -> None:
     """Add the finite ones of flat `values` to `counts` (BINS,), whose middle edge is zero."""
     half = counts.size // 2
     for index in range(values.size):
-        number = float(values[index])
+        number = np.float64(values[index])
         if number - number == 0.0:
             place = math.floor(number * inverse_width) + half
             counts[min(max(place, 0), counts.size - 1)] += 1
