@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -33,15 +34,19 @@ class QGemm(Operator):
         return [(shape, "float32" if optional(inputs, 7) is None or target is None else target.dtype)]
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
-        left, left_scale, left_zero, right, right_scale, right_zero = (
-            required(op, inputs, index, "input") for index in range(6)
-        )
+        left, left_zero, right, right_zero = (required(op, inputs, index, "input") for index in (0, 2, 3, 5))
         sums = integer_product(
             left.T if op.attributes.get("transA", 0) else left,
             right.T if op.attributes.get("transB", 0) else right,
             left_zero,
             right_zero,
         )
+        return self.finished(op, inputs, sums, left.dtype)
+
+    @staticmethod
+    def finished(op: Op, inputs: Sequence[Array | None], sums: Array, kind: np.dtype[Any]) -> list[Array]:
+        """The result, of type `kind` where no zero point says which, from the int32 sums without the addend."""
+        left_scale, right_scale = required(op, inputs, 1, "a_scale"), required(op, inputs, 4, "b_scale")
         addend, scale = optional(inputs, 6), optional(inputs, 7)
         if addend is not None:
             sums = sums + addend
@@ -49,7 +54,7 @@ class QGemm(Operator):
         if scale is None:
             return [real]
         zero = optional(inputs, 8)
-        return [saturated(real / scale, 0 if zero is None else zero, name_of((left if zero is None else zero).dtype))]
+        return [saturated(real / scale, 0 if zero is None else zero, name_of(kind if zero is None else zero.dtype))]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         gemm = self._gemm(op)

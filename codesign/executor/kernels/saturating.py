@@ -34,6 +34,11 @@ def saturating_pairs() -> Iterator[None]:
         _pairs_saturate.reset(token)
 
 
+def any_pairs_saturate() -> bool:
+    """True inside `saturating_pairs`."""
+    return _pairs_saturate.get()
+
+
 def pairs_saturate(left: Array, right: Array) -> bool:
     """True when a product of these arrays is to saturate: unsigned by signed bytes, inside `saturating_pairs`."""
     return _pairs_saturate.get() and left.dtype == np.uint8 and right.dtype == np.int8

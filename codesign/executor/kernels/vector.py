@@ -35,6 +35,10 @@ def vector_registers() -> int:
     return 32 if "avx512f" in features() or "neon" in features() else 16
 
 
+_BYTE_PRODUCTS = {16: "avx512vnni", 8: "avxvnni"}
+"""What a processor must have to multiply four bytes and sum the products in each of so many lanes (VNNI)."""
+
+
 def function(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any]:
     """Make `write(writer, *arguments) -> value` a function that numba kernels call; types are numba's."""
 
@@ -92,6 +96,29 @@ class Writer:
 
     def fma(self, left: Any, right: Any, addend: Any) -> Any:
         return self.call(f"llvm.fma.v{addend.type.count}f32", addend.type, left, right, addend)
+
+    def dot(self, sums: Any, unsigned: Any, signed: Any) -> Any:
+        """`sums` plus, in each 32-bit lane, the products of its four unsigned bytes with the four signed ones."""
+        builder, lanes = self.builder, sums.type.count
+        if _BYTE_PRODUCTS.get(lanes) in features():
+            return self.call(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", sums.type, sums, unsigned, signed)
+
+        def moved(shift: int) -> Any:
+            return ir.Constant(sums.type, [shift] * lanes)
+
+        for byte in range(4):
+            first = builder.and_(builder.lshr(unsigned, moved(8 * byte)), moved(255))
+            second = builder.ashr(builder.shl(signed, moved(24 - 8 * byte)), moved(24))
+            sums = builder.add(sums, builder.mul(first, second))
+        return sums
+
+    def requantised(self, values: Any, zero: Any, low: Any, high: Any) -> Any:
+        """Rounded to even, moved by `zero` and limited, as 32-bit integers; what is not a number gives `low`."""
+        builder, lanes = self.builder, values.type.count
+        moved = builder.fadd(self.call(f"llvm.rint.v{lanes}f32", values.type, values), zero)
+        moved = builder.select(builder.fcmp_ordered(">", moved, low), moved, low)
+        moved = builder.select(builder.fcmp_ordered("<", moved, high), moved, high)
+        return builder.fptosi(moved, self.vector(WORD, lanes))
 
     def clamp(self, value: Any, low: Any, high: Any) -> Any:
         """`value` between two vectors; what is not a number stays so."""

@@ -30,13 +30,14 @@ class Epilogue:
         return self.low > -math.inf or self.high < math.inf
 
 
-def split(op: Op, graph: Graph, is_bias: IsBias, bias: str = "", activations: bool = True) -> Epilogue:
-    """The epilogue of `op`, whose kernel adds `bias` already. `is_bias` tells weights that have one value a column."""
+def split(op: Op, graph: Graph, is_bias: IsBias, bias: str = "", products: bool = True) -> Epilogue:
+    """The epilogue of `op`, whose kernel adds `bias` already. `is_bias` tells weights that have one value a column.
+    Kernels that are not `products` have no place for an addend or an activation."""
     found = Epilogue(bias=bias)
     followers = op.epilogue
     for index, follower in enumerate(followers):
         extended = _extended(found, follower, op, graph, is_bias) if not follower.domain else None
-        if extended is None or (extended.activation and not activations):
+        if extended is None or ((extended.activation or extended.addend) and not products):
             return replace(found, rest=followers[index:])
         found = extended
     return found

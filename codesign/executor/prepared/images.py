@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from codesign.ops.base import Array
@@ -20,10 +22,11 @@ def channels_first(pixels: Array, rank: int) -> Array:
     return plane[:, :, 0] if rank == 1 else plane
 
 
-def padded(pixels: Array, before: tuple[int, int], after: tuple[int, int]) -> Array:
-    """A copy with zeros around the two middle axes."""
+def padded(pixels: Array, before: tuple[int, int], after: tuple[int, int], value: int) -> Array:
+    """A copy with `value` around the two middle axes. Three elements behind its end may be read."""
     batch, height, width, channels = pixels.shape
-    whole = np.zeros((batch, height + before[0] + after[0], width + before[1] + after[1], channels), pixels.dtype)
+    shape = (batch, height + before[0] + after[0], width + before[1] + after[1], channels)
+    whole = np.full(math.prod(shape) + 3, value, pixels.dtype)[:-3].reshape(shape)
     whole[:, before[0] : before[0] + height, before[1] : before[1] + width] = pixels
     return whole
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from codesign.executor.kernels.product import describe, multiply_rows, pack, pack_bias
+from codesign.executor.kernels.product import describe, multiply_rows
 from codesign.executor.kernels.threads import share, thread_count
-from codesign.executor.prepared.epilogue import Epilogue
 from codesign.executor.prepared.step import Packed, address
-from codesign.executor.weights import WeightStore
 from codesign.ops.base import Array
 
 
@@ -27,6 +25,19 @@ class Sliding:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """What is done to a sum before it is stored: limits, then the activation; for bytes the zero points of the image,
+    as unsigned, and of the result, and the result's type (int32: the sums themselves)."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    activation: str = ""
+    centre: int = 0
+    zero: int = 0
+    kind: type[np.generic] = np.float32
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """How one shape of image is multiplied: the kernel's table, where it lies, its tasks, the result's shape."""
 
@@ -37,45 +48,36 @@ class Layout:
 
 
 class Panels:
-    """A weight of one product or convolution, packed by `order`: the array as (groups, taps, depth, columns)."""
+    """The weight of one product or convolution. `packed` holds the panels, the bias and a pixel of padding, and for
+    bytes the factors of the columns."""
 
-    def __init__(
-        self,
-        weights: WeightStore,
-        name: str,
-        epilogue: Epilogue,
-        groups: int,
-        columns: int,
-        order: Callable[[Array], Array],
-    ) -> None:
-        self._epilogue, self._groups, self._columns = epilogue, groups, columns
-
-        def pack_all(weight: Array, bias: Array | None = None) -> tuple[Array, ...]:
-            ordered = order(weight)
-            return pack(ordered), pack_bias(bias, groups, columns), np.zeros(ordered.shape[2], np.float32)
-
-        self._packed = Packed(weights, (name, epilogue.bias) if epilogue.bias else (name,), pack_all)
+    def __init__(self, packed: Packed, groups: int, columns: int, finish: Finish) -> None:
+        self._packed, self._groups, self._columns, self._finish = packed, groups, columns, finish
+        self._size, self._result_size = 4 if finish.kind is np.float32 else 1, np.dtype(finish.kind).itemsize
 
     def layout(self, image: tuple[int, ...], sliding: Sliding) -> Layout:
         """How an image of shape (batch, height, width, groups * depth) is multiplied."""
         table, tasks = describe(
-            thread_count(), self._epilogue.activation or None, batch=image[0], height=image[1], width=image[2],
-            depth=image[3] // self._groups, kernel_height=sliding.kernel[0], kernel_width=sliding.kernel[1],
-            stride_y=sliding.stride[0], stride_x=sliding.stride[1], dilation_y=sliding.dilation[0],
-            dilation_x=sliding.dilation[1], before_y=sliding.before[0], before_x=sliding.before[1],
-            out_height=sliding.out[0], out_width=sliding.out[1], columns=self._columns, groups=self._groups,
+            thread_count(), self._finish.activation or None, self._size, self._result_size,
+            batch=image[0], height=image[1],
+            width=image[2], depth=image[3] // self._groups, kernel_height=sliding.kernel[0],
+            kernel_width=sliding.kernel[1], stride_y=sliding.stride[0], stride_x=sliding.stride[1],
+            dilation_y=sliding.dilation[0], dilation_x=sliding.dilation[1], before_y=sliding.before[0],
+            before_x=sliding.before[1], out_height=sliding.out[0], out_width=sliding.out[1], columns=self._columns,
+            groups=self._groups,
         )  # fmt: skip
         return Layout(table, address(table), tasks, (image[0], *sliding.out, self._groups * self._columns))
 
-    def multiply(self, layout: Layout, image: Array, addend: Array | None) -> Array:
+    def multiply(self, layout: Layout, image: Array, addend: Array | None = None) -> Array:
         """The products of the pixels of `image`, whose last axis is contiguous: (batch, out height, out width, groups *
         columns), contiguous, as `addend` is."""
-        (_, panels), (_, bias), (_, zeros) = self._packed()
-        result = np.empty(layout.result, np.float32)
+        packed, finish = self._packed(), self._finish
+        result = np.empty(layout.result, finish.kind)
         batch_step, row_step, pixel_step, _ = image.strides
-        step, found = layout.result[3] * 4, self._epilogue
+        step = layout.result[3] * self._result_size
         share(
-            multiply_rows, layout.tasks, layout.place, address(image), batch_step, row_step, pixel_step, panels, bias,
-            0 if addend is None else address(addend), step, address(result), step, zeros, found.low, found.high,
+            multiply_rows, layout.tasks, layout.place, address(image), batch_step, row_step, pixel_step, packed[0][1],
+            packed[1][1], 0 if addend is None else address(addend), step, address(result), step, packed[2][1],
+            finish.low, finish.high, packed[3][1] if len(packed) > 3 else 0, float(finish.zero),
         )  # fmt: skip
         return result

@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from codesign.executor.epilogue import follow
+from codesign.executor.kernels.product import pack, pack_columns
 from codesign.executor.prepared.epilogue import Epilogue, is_vector, split
-from codesign.executor.prepared.panels import Layout, Panels, Sliding
-from codesign.executor.prepared.step import Prepared, Read, is_weight
+from codesign.executor.prepared.panels import Finish, Layout, Panels, Sliding
+from codesign.executor.prepared.step import Packed, Prepared, Read, is_weight
 from codesign.executor.weights import WeightStore
 from codesign.graph import Graph, Op
 from codesign.ops.base import Array
@@ -38,9 +39,14 @@ class Product:
     def __init__(self, op: Op, columns: int, epilogue: Epilogue, weights: WeightStore) -> None:
         transposed = bool(op.attributes.get("transB", 0))
         self._left, self._columns, self._epilogue = op.inputs[0], columns, epilogue
-        self._panels = Panels(
-            weights, op.inputs[1], epilogue, 1, columns, lambda right: (right.T if transposed else right)[None, None]
-        )
+
+        def packed(right: Array, bias: Array | None = None) -> tuple[Array, ...]:
+            right = right.T if transposed else right
+            return pack(right[None, None]), pack_columns(bias, 1, columns), np.zeros(right.shape[0], np.float32)
+
+        names = (op.inputs[1], epilogue.bias) if epilogue.bias else (op.inputs[1],)
+        finish = Finish(epilogue.low, epilogue.high, epilogue.activation)
+        self._panels = Panels(Packed(weights, names, packed), 1, columns, finish)
         self._layouts: dict[tuple[int, ...], Layout] = {}
 
     def __call__(self, read: Read) -> list[Array] | None:
@@ -49,7 +55,7 @@ class Product:
         shape = (*left.shape[:-1], self._columns)
         if left.dtype != np.float32 or (addend is not None and addend.shape != shape):
             return None
-        rows = _rows(left)
+        rows = as_rows(left)
         layout = self._layouts.get(rows.shape)
         if layout is None:
             layout = self._layouts[rows.shape] = self._panels.layout(rows.shape, Sliding(out=(1, rows.shape[2])))
@@ -58,7 +64,7 @@ class Product:
         return [follow(found.rest, result, [left], read)] if found.rest else [result]
 
 
-def _rows(left: Array) -> Array:
+def as_rows(left: Array) -> Array:
     """(..., m, k) as an image of one line, (batch, 1, m, k), copied only when its rows are not contiguous."""
     depth = left.shape[-1]
     if left.flags.c_contiguous:

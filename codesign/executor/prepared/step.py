@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from codesign.executor.weights import WeightStore
 from codesign.graph import Graph
@@ -58,6 +58,11 @@ def is_weight(graph: Graph, name: str, rank: int | None = None) -> bool:
 
 def number(graph: Graph, name: str) -> float | None:
     """The value of a weight of one element, when it is in memory already."""
-    weight = graph.weights.get(name)
-    found: Any = None if weight is None else weight.inline
+    found = inline(graph, name)
     return float(found.item()) if found is not None and found.size == 1 else None
+
+
+def inline(graph: Graph, name: str) -> Array | None:
+    """The values of a weight that are in memory already."""
+    weight = graph.weights.get(name)
+    return None if weight is None else weight.inline
