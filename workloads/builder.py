@@ -258,6 +258,23 @@ class Builder:
         [result] = self.node("Gather", [value, index], [shape], name, axis=axis)
         return result
 
+    def gather_rows(self, value: Value, places: Value, name: str = "") -> Value:
+        """`value` (batch, rows, n) in the order of `places` (batch, rows'), each batch its own: (batch, rows', n)."""
+        index = self._per_element(places, value.shape[-1], name)
+        [result] = self.node("GatherElements", [value, index], [index.shape], name, axis=1)
+        return result
+
+    def scatter_rows(self, value: Value, places: Value, name: str = "") -> Value:
+        """The reverse of `gather_rows` by a permutation: row i goes to the place that stands i-th in `places`."""
+        index = self._per_element(places, value.shape[-1], name)
+        [result] = self.node("ScatterElements", [value, index, value], [value.shape], name, axis=1)
+        return result
+
+    def _per_element(self, places: Value, features: int, name: str) -> Value:
+        """`places` (batch, rows) repeated for every feature."""
+        with self.scope(f"{name or 'rows'}.index"):
+            return self.expand(self.unsqueeze(places, [2]), (*places.shape, features))
+
     def lookup(self, table: Value, indices: Value, name: str = "") -> Value:
         """Rows of `table` at `indices`: an embedding."""
         shape = (*indices.shape, *table.shape[1:])
