@@ -7,8 +7,8 @@ from typing import Literal
 from workloads.builder import Builder, Value
 
 Activation = Literal[
-    "none", "relu", "relu6", "squared_relu", "star_relu", "prelu", "leaky_relu", "gelu", "gelu_tanh", "silu",
-    "softplus", "tanh", "sigmoid", "hard_sigmoid",
+    "none", "relu", "relu6", "squared_relu", "star_relu", "prelu", "leaky_relu", "gelu", "gelu_tanh", "quick_gelu",
+    "silu", "softplus", "tanh", "sigmoid", "hard_sigmoid",
 ]  # fmt: skip
 
 _OPERATORS = {
@@ -23,9 +23,9 @@ _OPERATORS = {
 
 def activate(graph: Builder, value: Value, activation: Activation, name: str = "") -> Value:
     """`value` through an activation. "squared_relu" is relu(x)^2 (So et al. 2021, arXiv:2109.08668); "gelu_tanh" the
-    tanh approximation; "hard_sigmoid" clip(x / 6 + 1/2, 0, 1); "star_relu" s relu(x)^2 + b with both learned (Yu et al.
-    2024, arXiv:2210.13452); "prelu" learns one slope for negative values (He et al. 2015, arXiv:1502.01852), that of
-    "leaky_relu" is 0.01."""
+    tanh approximation, "quick_gelu" x sigmoid(1.702 x) (Hendrycks & Gimpel 2016, arXiv:1606.08415); "hard_sigmoid"
+    clip(x / 6 + 1/2, 0, 1); "star_relu" s relu(x)^2 + b with both learned (Yu et al. 2024, arXiv:2210.13452); "prelu"
+    learns one slope for negative values (He et al. 2015, arXiv:1502.01852), that of "leaky_relu" is 0.01."""
     if activation == "none":
         return value
     if activation == "relu6":
@@ -43,6 +43,9 @@ def activate(graph: Builder, value: Value, activation: Activation, name: str = "
         return graph.unary("HardSigmoid", value, name, alpha=1 / 6, beta=0.5)
     if activation == "silu":
         return graph.multiply(value, graph.unary("Sigmoid", value), name or "silu")
+    if activation == "quick_gelu":
+        scaled = graph.multiply(value, graph.scalar("slope", 1.702))
+        return graph.multiply(value, graph.unary("Sigmoid", scaled), name or "quick_gelu")
     if activation == "gelu_tanh":
         return graph.unary("Gelu", value, name, approximate="tanh")
     if activation == "prelu":
