@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -24,6 +24,8 @@ IR_VERSION = 11
 
 ABSENT = "weights.absent"
 """External location of every declared weight."""
+
+Made = TypeVar("Made")
 
 Step = Callable[[list["Value"], list["Value"]], tuple[list["Value"], list["Value"]]]
 """One step of a recurrence: the states before it and this step's slices, to the states after it and its results."""
@@ -71,7 +73,7 @@ class Builder:
         self.name = name
         self._scopes: list[str] = []
         self._names: dict[str, int] = {}
-        self._shared: dict[str, Value] = {}
+        self._shared: dict[str, Any] = {}
         self._sets: dict[str, _WeightSet] = {}
         self._sharing: _WeightSet | None = None
         self._nodes: list[NodeProto] = []
@@ -140,7 +142,7 @@ class Builder:
         [value] = self.node("Constant", [], [array.shape], name=name, data_type=tensor.data_type, value=tensor)
         return value
 
-    def once(self, name: str, make: Callable[[], Value]) -> Value:
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What `make` builds, built the first time and shared by all who ask for the same `name`, which stands outside
         every scope: tables, masks and indices that layers have in common. Not inside the body of a `scan`."""
         if name not in self._shared:
