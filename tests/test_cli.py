@@ -19,6 +19,8 @@ import codesign
 from codesign.cli import main
 from tests.commands import run, write_small_model
 
+MODELS = Path(__file__).parent / "data" / "models"
+
 DEVICES = ("ethos-u65-256", "h200", "i9-10940x", "pim-gpt", "stm32l4r5")
 
 
@@ -93,6 +95,35 @@ def test_execute_agrees_with_onnxruntime(model, tmp_path) -> None:
     expected = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": pixels})[0]
     error = np.abs(np.load(out)["y"] - expected).max() / np.ptp(expected)
     assert error < 1e-4
+
+
+@pytest.mark.parametrize(("arithmetic", "level"), [("standard", "ORT_DISABLE_ALL"), ("fused", "ORT_ENABLE_ALL")])
+def test_execute_computes_quantised_operations_as_asked(arithmetic, level, tmp_path) -> None:
+    import onnxruntime
+
+    path = MODELS / "convolutions__quantize_static_qdq.onnx"
+    inputs = codesign.random_inputs(codesign.load(path), seed=0)
+    np.savez(tmp_path / "in.npz", **inputs)
+    out = tmp_path / "out.npz"
+    assert run("execute", path, "--inputs", tmp_path / "in.npz", "--outputs", out, "--quantised", arithmetic) == 0
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for name, expected in zip(names, session.run(None, inputs), strict=True):
+        assert np.abs(np.load(out)[name] - expected).max() <= 1.001 * np.diff(np.unique(expected)).min()
+
+
+def test_execute_saturates_as_processors_without_vnni_do(tmp_path) -> None:
+    folder = MODELS.parent / "saturation"
+    with np.load(folder / "results.npz") as recorded:
+        expected = recorded["product_5x33x20"]
+        np.savez(tmp_path / "in.npz", x0=recorded["product_5x33x20.x0"])
+    command = ["execute", folder / "product_5x33x20.onnx", "--inputs", tmp_path / "in.npz"]
+    assert run(*command, "--outputs", tmp_path / "saturated.npz", "--quantised", "saturating") == 0
+    assert run(*command, "--outputs", tmp_path / "exact.npz") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "saturated.npz")["y"], expected)
+    assert (np.load(tmp_path / "exact.npz")["y"] != expected).mean() > 0.9
 
 
 def test_execute_makes_inputs_and_weights_from_seeds(tmp_path) -> None:
