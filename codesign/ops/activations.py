@@ -123,6 +123,11 @@ def _quick_gelu(op: Op, values: Array) -> Array:
     return values * sigmoid(_number(op, "alpha", 1.702, values) * values)
 
 
+def _scaled_silu(op: Op, values: Array, scale: Array | None = None) -> Array:
+    scaled = values * (_number(op, "alpha", 1.0, values) if scale is None else scale.astype(values.dtype).reshape(()))
+    return scaled * sigmoid(scaled)
+
+
 def _shrink(op: Op, values: Array) -> Array:
     bias, lambd = op.attributes.get("bias", 0.0), op.attributes.get("lambd", 0.5)
     return np.where(values < -lambd, values + bias, np.where(values > lambd, values - bias, 0))
@@ -164,6 +169,8 @@ CONTRIBUTED: dict[str, Function] = {
     "QuickGelu": Function(_quick_gelu, SIGMOID + 2),
     "BiasGelu": Function(plain(lambda values, bias: gelu(values + bias)), ERF + 5, 2),
     "FastGelu": Function(_fast_gelu, GELU_TANH, None),
+    "ScaledSiLU": Function(_scaled_silu, SIGMOID + 2, None),
+    "GatedAdd": Function(plain(lambda values, other, gate: values + other * gate), 2, 3),
 }
 
 

@@ -1,9 +1,10 @@
-"""Det: determinants of square matrices, by elimination."""
+"""Determinants and inverses of square matrices, by elimination."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,3 +52,23 @@ class Determinant(Operator):
             lanes=count,
             dtype=kind,
         )
+
+
+@operator("Inverse", domain="com.microsoft")
+class Inverse(Determinant):
+    """The inverse of each matrix."""
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        return [(self._matrices(op, inputs), required(op, inputs, 0, "X").dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        self._matrices(op, inputs)
+        matrices = required(op, inputs, 0, "X")
+        return [narrowed(np.linalg.inv(widened(matrices)), matrices.dtype)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        """The factorisation, then a triangular solve of each side for every column of the identity."""
+        *batch, size, _ = self._matrices(op, inputs)
+        factorised = super().work(op, inputs, outputs)
+        assert isinstance(factorised, Scan)
+        return replace(factorised, step_macs=factorised.step_macs + math.prod(batch) * size * size)

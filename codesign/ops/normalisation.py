@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, narrowed, normal_axis, operands, optional, required, widened
+from codesign.ops.activations import SIGMOID, sigmoid
+from codesign.ops.arguments import bad, narrowed, normal_axis, operands, optional, required, text, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.work import Map, Reduce, Work
 
@@ -209,6 +210,50 @@ class SkipLayerNormalization(Operator):
         flops = _ROOT_MEAN_SQUARE_FLOPS if self._simplified(op) else MEAN_VARIANCE_FLOPS
         additions = 1 if optional(inputs, 3 if self._simplified(op) else 4) is None else 2
         return row_work(op, inputs, outputs, required(op, inputs, 0, "input").shape[-1], flops + additions)
+
+
+@operator("GatedRMSNorm", "BranchwiseRMSNorm", domain="com.microsoft")
+class GroupedRMSNormalization(Operator):
+    """x / root mean square of each group of channels of the last axis, times a scale: of a group, or of each channel.
+    GatedRMSNorm takes groups as long as its scale and multiplies by silu or sigmoid of a gate; BranchwiseRMSNorm takes
+    `num_branches` groups, or the whole axis."""
+
+    @staticmethod
+    def _group(op: Op, inputs: Sequence[Any]) -> int:
+        """Channels of a group."""
+        width, scale = required(op, inputs, 0, "X").shape[-1], optional(inputs, 1)
+        if op.kind == "GatedRMSNorm":
+            group = required(op, inputs, 1, "scale").shape[0]
+        else:
+            group = width // max(int(op.attributes.get("num_branches", 0)), 1)
+        if group < 1 or width % group or (scale is not None and math.prod(scale.shape) % group):
+            raise bad(op, f"{width} channels do not split into groups of {group}")
+        return group
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        self._group(op, inputs)
+        value = required(op, inputs, 0, "X")
+        return [(value.shape, value.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values, scale, gate = required(op, inputs, 0, "X"), optional(inputs, 1), optional(inputs, 2)
+        group = self._group(op, inputs)
+        rows = widened(values).reshape(*values.shape[:-1], -1, group)
+        result = root_mean_square(rows, (rows.ndim - 1,), op.attributes.get("epsilon", 1e-5))[0]
+        if scale is not None:
+            if scale.size == group:
+                result *= widened(scale).reshape(group)
+            else:
+                result = result.reshape(values.shape[0], -1, scale.size) * widened(scale).reshape(-1)
+        result = result.reshape(values.shape)
+        if gate is not None:
+            opened = sigmoid(np.ascontiguousarray(widened(gate)))
+            result *= opened if text(op, "activation", "silu") == "sigmoid" else opened * widened(gate)
+        return [narrowed(result, values.dtype)]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        gate = SIGMOID + 2 if optional(inputs, 2) is not None else 0
+        return row_work(op, inputs, outputs, self._group(op, inputs), _ROOT_MEAN_SQUARE_FLOPS + gate)
 
 
 @operator("InstanceNormalization", "GroupNormalization")

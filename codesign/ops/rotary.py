@@ -133,3 +133,31 @@ class ContributedRotaryEmbedding(RotaryEmbedding):
         inner, values = self._standard(op, inputs)
         positions = replace(required(op, inputs, 1, "position_ids"), shape=self._tokens(values[0].shape))
         return super().work(inner, [*values, positions], outputs)
+
+
+@operator("MRotaryEmbedding", domain="com.microsoft")
+class MultimodalRotaryEmbedding(ContributedRotaryEmbedding):
+    """Rotation by three positions of each token, in time, height and width (Wang et al. 2024, Qwen2-VL,
+    arXiv:2409.12191): positions (3, batch, length). `mrope_section` says how many angles are turned by each, one after
+    the other, or in turns with `mrope_layout` 1."""
+
+    def _sections(self, op: Op, half: int) -> Array:
+        """Which of the three positions turns each angle."""
+        time, height, width = (int(one) for one in op.attributes.get("mrope_section", (half, 0, 0)))
+        if time + height + width != half:
+            raise bad(op, f"sections {time}, {height} and {width} do not make up {half} angles")
+        if not int(op.attributes.get("mrope_layout", 0)):
+            return np.repeat([0, 1, 2], (time, height, width))
+        axis = np.zeros(half, np.int64)
+        axis[1 : 3 * height : 3], axis[2 : 3 * width : 3] = 1, 2
+        return axis
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        inner, (values, cosine, sine) = self._standard(op, inputs)
+        positions, (batch, length) = required(op, inputs, 1, "position_ids"), self._tokens(values.shape)
+        axis = self._sections(op, cosine.shape[-1])
+        chosen = np.broadcast_to(positions, (3, batch, length))[axis].transpose(1, 2, 0)
+        angles = np.arange(len(axis))
+        tables = [table[chosen, angles].reshape(batch * length, -1) for table in (cosine, sine)]
+        order = np.arange(batch * length).reshape(batch, length)
+        return RotaryEmbedding.compute(self, inner, [values, *tables, order])
