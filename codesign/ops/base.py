@@ -79,8 +79,9 @@ _HINTS = {
     "com.microsoft.nchwc": "; it stores channels in blocks for one processor: save the model from onnxruntime at "
     "ORT_ENABLE_EXTENDED or below",
     "ai.onnx.training": "; export the model for inference, without its training step",
+    "ZipMap": "; it makes a dictionary of each row: convert with options={'zipmap': False} of skl2onnx",
 }
-"""What to do about operators of these domains, which no portable model holds."""
+"""What to do about these operators, or those of these domains, which no model of tensors holds."""
 
 
 def operator(*kinds: str, domain: str = "") -> Callable[[type[Operator]], type[Operator]]:
@@ -115,7 +116,7 @@ def find(op: Op) -> Operator:
     if found is None:
         known = [kind for owner, kind in operators() if owner == domain]
         where = f" of domain '{op.domain}'" if op.domain else ""
-        hint = _HINTS.get(op.domain) or nearest(op.kind, known)
+        hint = _HINTS.get(op.domain) or _HINTS.get(op.kind) or nearest(op.kind, known)
         raise UnsupportedOperator(f"node '{op.name}': unknown operator '{op.kind}'{where}{hint}")
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from codesign.graph import Op
-from codesign.ops.arguments import bad, integers, required, text
+from codesign.ops.arguments import bad, integers, normal_axis, required, text
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.costs import copy_work, reduce_work
 from codesign.ops.window import Window, padding, per_axis
@@ -113,3 +113,35 @@ class Col2Im(Operator):
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         source = required(op, inputs, 0, "input")
         return reduce_work(op, (source,), outputs, max(1, -(-source.elements // max(outputs[0].elements, 1))), 1)
+
+
+@operator("UnfoldTensor", domain="com.microsoft")
+class UnfoldTensor(Operator):
+    """All slices of `size` along axis `dim`, `step` apart, on a new last axis (torch.Tensor.unfold)."""
+
+    @staticmethod
+    def _slices(op: Op, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """The axis, how many slices there are, and their distance."""
+        axis = normal_axis(op, int(op.attributes.get("dim", -1)), len(shape))
+        size, step = int(op.attributes.get("size", 0)), int(op.attributes.get("step", 1))
+        if not 0 < size <= shape[axis] or step < 1:
+            raise bad(op, f"slices of {size}, {step} apart, of axis {axis} of shape {list(shape)}")
+        return axis, (shape[axis] - size) // step + 1, step
+
+    def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
+        value = required(op, inputs, 0, "input")
+        axis, count, _ = self._slices(op, value.shape)
+        shape = (*value.shape[:axis], count, *value.shape[axis + 1 :], int(op.attributes["size"]))
+        return [(shape, value.dtype)]
+
+    def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
+        values = required(op, inputs, 0, "input")
+        axis, _, step = self._slices(op, values.shape)
+        windows = np.lib.stride_tricks.sliding_window_view(values, int(op.attributes["size"]), axis)
+        return [np.ascontiguousarray(windows[(slice(None),) * axis + (slice(None, None, step),)])]
+
+    def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
+        value = required(op, inputs, 0, "input")
+        axis, _, _ = self._slices(op, value.shape)
+        run = int(op.attributes["size"]) if axis == len(value.shape) - 1 else 1
+        return copy_work(op, [value], outputs, run)

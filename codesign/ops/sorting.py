@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,3 +116,13 @@ class Unique(Operator):
         axis = op.attributes.get("axis")
         keys = source.elements if axis is None else source.shape[normal_axis(op, int(axis), len(source.shape))]
         return Sort(kind=op.kind, reads=operands(inputs, 0), writes=operands(outputs), rows=1, columns=keys, keep=keys)
+
+
+@operator("Unique", domain="com.microsoft")
+class ContributedUnique(Unique):
+    """The different values in the order they come, with the place of each element among them and counts."""
+
+    @staticmethod
+    def _found(op: Op, values: Array) -> list[Array]:
+        found, _, inverse, counts = Unique._found(replace(op, attributes={"sorted": 0}), values)
+        return [found, inverse, counts]
