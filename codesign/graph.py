@@ -7,6 +7,7 @@ A Graph is a value. Transforms take one and return another; nothing else builds 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -69,11 +70,26 @@ class Weight:
 
     def absent(self) -> Iterator[str]:
         """Names of the stored weights whose values this one needs and the model does not hold."""
-        if self._value is None and self._load is None:
-            if self._derive is None:
-                yield self.tensor.name
-            for source in self.sources:
-                yield from source.absent()
+        for weight in self._needed():
+            if weight._value is None and weight._load is None and weight._derive is None:
+                yield weight.tensor.name
+
+    def _needed(self) -> list[Weight]:
+        """This weight and all that it derives from, each once, before what derives from it. (A hostile file can chain
+        any number, or use each twice: neither recursion nor a tree would end.)"""
+        order: list[Weight] = []
+        seen: set[int] = set()
+        pending = [(self, False)]
+        while pending:
+            weight, is_ready = pending.pop()
+            if is_ready:
+                order.append(weight)
+            elif id(weight) not in seen:
+                seen.add(id(weight))
+                pending.append((weight, True))
+                if weight._value is None and weight._load is None:
+                    pending.extend((source, False) for source in reversed(weight.sources))
+        return order
 
     @property
     def inline(self) -> np.ndarray[Any, Any] | None:
@@ -85,14 +101,27 @@ class Weight:
 
         Not kept: the caller owns the memory.
         """
+        needed = self._needed()
+        uses = Counter(id(source) for weight in needed for source in weight.sources)
+        arrays: dict[int, np.ndarray[Any, Any] | None] = {}
+        for weight in needed:
+            arrays[id(weight)] = weight._made(seed, [arrays.get(id(source)) for source in weight.sources])
+            for source in weight.sources:
+                uses[id(source)] -= 1
+                if not uses[id(source)]:
+                    arrays.pop(id(source), None)
+        return arrays[id(self)]
+
+    def _made(
+        self, seed: int | None, sources: Sequence[np.ndarray[Any, Any] | None]
+    ) -> np.ndarray[Any, Any] | None:  # fmt: skip
         if self._value is not None:
             return self._value
         if self._load is not None:
             return self._load()
         if self._derive is None:
             return None if seed is None else seeded_weight(self.tensor, seed)
-        arrays = [source.array(seed) for source in self.sources]
-        return None if any(array is None for array in arrays) else self._derive(*arrays)
+        return None if any(array is None for array in sources) else self._derive(*sources)
 
 
 @dataclass(frozen=True, slots=True)

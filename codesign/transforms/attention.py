@@ -56,21 +56,25 @@ class Scores:
     widened: bool = False
 
 
-def _scores(view: View, name: str) -> Scores | None:
+MOST_LAYERS = 16
+"""Operations between the product of queries and keys and the softmax: scales, masks, views, casts."""
+
+
+def _scores(view: View, name: str, layers: int = MOST_LAYERS) -> Scores | None:
     """`name` as scores: found from the inside out, so that a scale after a mask is seen to scale that too."""
     op = view.producer(name, "MatMul", "Mul", "Div", "Add", "Where", "Reshape", "Cast")
-    if op is None:
+    if op is None or not layers:
         return None
     if op.kind == "MatMul":
         return Scores(op.inputs[0], op.inputs[1], (op,))
-    found = next(_outward(view, op), None)
+    found = next(_outward(view, op, layers - 1), None)
     return replace(found, ops=(*found.ops, op)) if found is not None else None
 
 
-def _outward(view: View, op: Op) -> Iterator[Scores]:
+def _outward(view: View, op: Op, layers: int) -> Iterator[Scores]:
     """Each way in which `op` scales, masks, widens or reshapes scores that one of its inputs is."""
     for index, name in enumerate(op.inputs):
-        inner = _scores(view, name) if view.sole_reader(name) is op else None
+        inner = _scores(view, name, layers) if view.sole_reader(name) is op else None
         if inner is None:
             continue
         if op.kind == "Reshape" and index == 0:
@@ -134,15 +138,17 @@ class Factor:
     ops: tuple[Op, ...] = ()
 
 
-def _without_factors(view: View, name: str, taken: Factor = Factor()) -> tuple[str, Factor]:
+def _without_factors(view: View, name: str) -> tuple[str, Factor]:
     """`name` before it was multiplied by constants, and those."""
-    op = view.producer(name, "Mul", "Div")
-    if op is None or view.sole_reader(name) is None:
-        return name, taken
-    for index, inner in enumerate(op.inputs):
-        factor = _factor(view, op, index)
-        if factor and view.shape(inner) == view.shape(name):
-            return _without_factors(view, inner, Factor(taken.factor * factor, (*taken.ops, op)))
+    taken = Factor()
+    while (op := view.producer(name, "Mul", "Div")) is not None and view.sole_reader(name) is not None:
+        for index, inner in enumerate(op.inputs):
+            factor = _factor(view, op, index)
+            if factor and view.shape(inner) == view.shape(name):
+                name, taken = inner, Factor(taken.factor * factor, (*taken.ops, op))
+                break
+        else:
+            break
     return name, taken
 
 

@@ -241,10 +241,13 @@ class Factors:
 
 MOST_FACTORS = 4
 """Longest product that is taken apart; the patterns of activation functions have at most four factors."""
+MOST_PRODUCTS = 12
+"""Operations that it may be written in, constants multiplied one by one: a chain of thousands is no formula."""
 
 
 def factors_of(view: View, tensor: str) -> Factors | None:
-    """`tensor` as a product; None when it has more than MOST_FACTORS factors. What is read elsewhere stays a factor."""
+    """`tensor` as a product; None when it has more than MOST_FACTORS factors or MOST_PRODUCTS operations. What is read
+    elsewhere stays a factor."""
     product = Factors()
     pending = [tensor]
     while pending:
@@ -268,7 +271,7 @@ def factors_of(view: View, tensor: str) -> Factors | None:
                     pending.append(factor)
                 else:
                     product.constant *= number
-        if len(product.tensors) + len(pending) > MOST_FACTORS:
+        if len(product.tensors) + len(pending) > MOST_FACTORS or len(product.ops) > MOST_PRODUCTS:
             return None
     return product
 
