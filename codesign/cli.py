@@ -17,6 +17,7 @@ import typer
 from codesign.errors import BadParameter, CodesignError
 
 if TYPE_CHECKING:
+    from codesign.executor.limits import Limits
     from codesign.graph import Graph
     from codesign.numerics import Policy
     from codesign.report.report import Report
@@ -72,6 +73,14 @@ def _load_to_run(
     given = read_arrays(inputs) if inputs is not None else {}
     graph = _load(model, batch, bind, shapes={name: array.shape for name, array in given.items()}, **how)
     return graph, given if inputs is not None else random_inputs(graph, seed_inputs or 0)
+
+
+def _limits(trips: int | None, memory: str | None) -> Limits:
+    from codesign.executor.limits import MOST_TRIPS, Limits
+    from codesign.study.vary import parse_bytes
+
+    bytes_ = None if memory is None else parse_bytes("--max-memory", memory)
+    return Limits(MOST_TRIPS if trips is None else trips, bytes_)
 
 
 def _sizes(bind: list[str] | None) -> dict[str, int]:
@@ -311,9 +320,15 @@ def execute(
             "floats; saturating: fused, bytes multiplied as by x86 processors without VNNI"
         ),
     ] = "fused",
+    max_trips: Annotated[
+        int | None, typer.Option(min=1, help="trips that a loop may take (default: 1,000,000)")
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="memory that results may take, as 8GiB (default: what is free)")
+    ] = None,
 ) -> None:
     """Run a model's numbers on this machine and write its outputs. Symbolic dimensions follow the inputs given."""
-    from codesign.executor import Executor, SaturatingPairs
+    from codesign.executor import Executor, SaturatingPairs, limits
     from codesign.numerics import policy
     from codesign.transforms import optimise
 
@@ -327,11 +342,12 @@ def execute(
     chosen = None if numerics is None else policy(numerics)
     graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs, dynamic=True)
     order: Literal["fused", "standard"] = "standard" if quantised == "standard" else "fused"
-    if chosen is not None:
-        results = _compare_numerics(graph, chosen, feeds, seed_weights, calibrate, order, json, top)
-    else:
-        arithmetic = SaturatingPairs() if quantised == "saturating" else None
-        results = Executor(optimise(graph, order), arithmetic, seed_weights=seed_weights).run(feeds)
+    with limits.use(_limits(max_trips, max_memory)):
+        if chosen is not None:
+            results = _compare_numerics(graph, chosen, feeds, seed_weights, calibrate, order, json, top)
+        else:
+            arithmetic = SaturatingPairs() if quantised == "saturating" else None
+            results = Executor(optimise(graph, order), arithmetic, seed_weights=seed_weights).run(feeds)
     if outputs is not None:
         _write_outputs(outputs, results, quiet=str(json) == "-")
     _warn(graph.warnings)

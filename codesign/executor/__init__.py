@@ -2,5 +2,6 @@
 
 from codesign.executor.executor import Exact, Executor, Numerics, Observer, SaturatingPairs, execute
 from codesign.executor.inputs import random_inputs
+from codesign.executor.limits import Limits
 
-__all__ = ["Exact", "Executor", "Numerics", "Observer", "SaturatingPairs", "execute", "random_inputs"]
+__all__ = ["Exact", "Executor", "Limits", "Numerics", "Observer", "SaturatingPairs", "execute", "random_inputs"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from codesign.errors import BadModel, CodesignError, DoesNotFit
 from codesign.executor.bodies import lend
 from codesign.executor.epilogue import follow
 from codesign.executor.inputs import checked_inputs
+from codesign.executor.limits import Limits, check_graph, check_result, current, peak, use
 from codesign.executor.prepared import prepare
 from codesign.executor.prepared.step import Prepared
 from codesign.executor.values import described, owned
@@ -61,12 +63,14 @@ class SaturatingPairs(Exact):
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One operation ready to run, with the names of the values that nothing reads after it."""
+    """One operation ready to run, with the names of the values that nothing reads after it; `is_unknown` when a shape
+    of its results is known only then."""
 
     op: Op
     operator: Operator
     dead: tuple[str, ...]
     prepared: Prepared | None
+    is_unknown: bool
 
 
 class Executor:
@@ -74,6 +78,7 @@ class Executor:
 
     `numerics` replaces the arithmetic; None computes as the standard defines. `seed_weights` makes up the values of
     weights that the model does not hold. `weight_cache_bytes` bounds what is kept of the weights between operations.
+    `limits` bound the trips of loops and the memory of a run; None takes those in use (see `limits`).
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Executor:
         numerics: Numerics | None = None,
         seed_weights: int | None = None,
         weight_cache_bytes: int = CACHE_BYTES,
+        limits: Limits | None = None,
     ) -> None:
         self.graph = graph
         self._given_numerics = numerics
@@ -91,6 +97,9 @@ class Executor:
         self._weights = WeightStore(graph, seed_weights, weight_cache_bytes)
         self._steps = _plan(graph, self._weights if numerics is None else None)
         self._bodies: dict[int, Executor] = {}
+        self._limits = limits or current()
+        self._peak = peak(graph)
+        self._free = float("inf")
 
     def with_numerics(self, numerics: Numerics) -> Executor:
         """An executor of the same graph that reads the same weights and computes in other arithmetic."""
@@ -107,7 +116,7 @@ class Executor:
         Raises BadParameter for a missing, unknown or ill-shaped input, BadModel naming the node that fails, and
         DoesNotFit when memory runs out.
         """
-        arrays = checked_inputs(self.graph, inputs)
+        arrays = self._begin(inputs)
         outputs = self._run(dict(arrays), observe)
         return owned(outputs, [*arrays.values(), *self._weights.kept()])
 
@@ -117,7 +126,14 @@ class Executor:
         The list may be changed before the next turn: what it holds then is what later operations read. The next turn
         empties it, so that nothing is kept longer than it is needed. Raises as `run` does.
         """
-        return self._walk(checked_inputs(self.graph, inputs), None)
+        return self._walk(self._begin(inputs), None)
+
+    def _begin(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """The inputs checked, and the memory that a run takes."""
+        arrays = checked_inputs(self.graph, inputs)
+        self._free = self._limits.free_bytes()
+        check_graph(self.graph, self._peak, self._free)
+        return arrays
 
     def _run(self, values: dict[str, Array], observe: Observer | None) -> dict[str, Array]:
         for op, outputs in self._walk(values, observe):
@@ -146,9 +162,12 @@ class Executor:
             if outputs is not None:
                 return outputs
             inputs = [read(name) if name else None for name in op.inputs]
+            if step.is_unknown and not op.bodies:
+                check_result(op, step.operator, inputs, self._free)
             with np.errstate(all="ignore"):
                 if op.bodies:
-                    with lend(lambda body, arguments: self._run_body(body, arguments, read, observe)):
+                    runner = partial(self._run_body, read=read, observe=observe)
+                    with use(self._limits), lend(runner):
                         return list(self._numerics.compute(op, step.operator, inputs, read))
                 return list(self._numerics.compute(op, step.operator, inputs, read))
         except CodesignError:
@@ -165,7 +184,10 @@ class Executor:
         """The outputs of a body of one of the graph's operations; `read` gives the values around it."""
         inner = self._bodies.get(id(body))
         if inner is None:
-            inner = self._bodies[id(body)] = Executor(body, self._given_numerics, self._seed, self._cache_bytes)
+            inner = self._bodies[id(body)] = Executor(
+                body, self._given_numerics, self._seed, self._cache_bytes, self._limits
+            )
+        inner._free = self._free
         values = {name: read(name) for name in body.captured if name not in body.weights}
         values.update(zip(body.inputs, arguments, strict=True))
         outputs = inner._run(values, observe)
@@ -177,10 +199,12 @@ def _plan(graph: Graph, weights: WeightStore | None) -> list[_Step]:
     dying: dict[int, list[str]] = {}
     for name, index in last_uses(graph).items():
         dying.setdefault(index, []).append(name)
-    return [
-        _Step(op, find(op), tuple(dying.get(index, ())), None if weights is None else prepare(op, graph, weights))
-        for index, op in enumerate(graph.ops)
-    ]
+    steps = []
+    for index, op in enumerate(graph.ops):
+        ready = None if weights is None else prepare(op, graph, weights)
+        is_unknown = any(name in graph.unknown for name in op.outputs)
+        steps.append(_Step(op, find(op), tuple(dying.get(index, ())), ready, is_unknown))
+    return steps
 
 
 def execute(

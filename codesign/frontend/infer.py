@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 import onnx
 
+from codesign.dtypes import dtype
 from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
 from codesign.frontend.types import ENUM_OF, checked_shape, element_type_name
 from codesign.graph import Op
@@ -19,6 +20,39 @@ from codesign.ops.base import ShapeAndType, Value, find, operators
 
 MALFORMED = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 """What rules raise on inputs that no correct model has."""
+
+
+_GUARDED = ("complex", "string")
+"""Kinds of element types that few operators take, and that arrays of numpy compute on without a word."""
+
+
+def check_types(op: Op, inputs: Sequence[Value | None]) -> None:
+    """Raises UnsupportedOperator when an input is complex or text and the operator's definition does not take that.
+
+    Other types that a version of the standard does not list are let through: exporters write them, and they mean what
+    they mean elsewhere."""
+    for index, value in enumerate(inputs):
+        if value is None or dtype(value.dtype).kind not in _GUARDED:
+            continue
+        allowed = _allowed_types(op.domain, op.kind, op.opset)
+        if not allowed:
+            taken = op.domain in ("", "ai.onnx.ml") or dtype(value.dtype).kind == "string"
+        else:
+            taken = f"tensor({value.dtype})" in allowed[min(index, len(allowed) - 1)]
+        if not taken:
+            raise UnsupportedOperator(
+                f"node '{op.name}' ({op.kind}): its input {index} is {value.dtype}, which the operator does not take"
+            )
+
+
+@cache
+def _allowed_types(domain: str, kind: str, opset: int) -> tuple[frozenset[str], ...]:
+    """The types of each input by ONNX's definition, the last for all that follow; none where ONNX has no definition."""
+    try:
+        schema = onnx.defs.get_schema(kind, opset or 1, domain)
+    except onnx.defs.SchemaError:
+        return ()
+    return tuple(frozenset(item.types) for item in schema.inputs)
 
 
 def infer_outputs(
@@ -29,6 +63,7 @@ def infer_outputs(
     Raises UnsupportedOperator when nobody knows, UnboundDimension when the shape depends on data, BadModel when the
     inputs cannot be meant.
     """
+    check_types(op, inputs)
     try:
         return [
             (checked_shape(shape, f"node '{op.name}'"), type_name) for shape, type_name in find(op).infer(op, inputs)

@@ -221,7 +221,7 @@ class Walk:
         return meaning if isinstance(meaning, str) else self.sequence(meaning, name, sources)
 
     def _origins(self, op: Op) -> list[str]:
-        return [origin for name in op.inputs if name for origin in (self.origins.get(name) or (name,))]
+        return list(dict.fromkeys(one for name in op.inputs if name for one in self.origins.get(name) or (name,)))
 
     # Operators that are graphs
 

@@ -14,14 +14,12 @@ import numpy as np
 
 from codesign.dtypes import dtype, numpy_dtype
 from codesign.executor.bodies import run_body
+from codesign.executor.limits import Gathered
 from codesign.graph import Graph, Op
 from codesign.ops.arguments import bad, before_opset, known, normal_axis, operands, optional, present, required
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.costs import view_work
 from codesign.work import Operand, Scan, Work
-
-MOST_TRIPS = 1 << 24
-"""A Loop that has not ended after as many trips is taken for endless."""
 
 
 def _body(op: Op, name: str) -> Graph:
@@ -143,8 +141,6 @@ class Loop(Operator):
         if condition is not None and condition.constant is not None and not condition.constant.any():
             return 0
         trips = int(known(op, required(op, inputs, 0, "M"), "M").item())
-        if trips > MOST_TRIPS:
-            raise bad(op, f"may take {trips} trips, more than {MOST_TRIPS}")
         return max(trips, 0)
 
     def infer(self, op: Op, inputs: Sequence[Value | None]) -> list[ShapeAndType]:
@@ -163,14 +159,14 @@ class Loop(Operator):
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         body, limit, condition = _body(op, "body"), optional(inputs, 0), optional(inputs, 1)
         states = [required(op, inputs, index, "v_initial") for index in range(2, len(inputs))]
-        trips, alive = MOST_TRIPS if limit is None else int(limit.item()), condition is None or bool(condition.item())
+        trips, alive = None if limit is None else int(limit.item()), condition is None or bool(condition.item())
         scanned: list[list[Array]] = [[] for _ in body.outputs[1 + len(states) :]]
-        trip = 0
-        while alive and trip < trips:
-            if trip == MOST_TRIPS - 1:
-                raise bad(op, f"has not ended after {MOST_TRIPS} trips")
+        trip, gathered = 0, Gathered(op)
+        while alive and (trips is None or trip < trips):
+            gathered.check_trip(trip)
             going, *results = run_body(body, [np.array(trip, np.int64), np.array(True), *states])
             states = results[: len(states)]
+            gathered.add(results[len(states) :])
             for items, result in zip(scanned, results[len(states) :], strict=True):
                 items.append(result)
             trip, alive = trip + 1, bool(going.item())
@@ -232,9 +228,11 @@ class ScanOperator(Operator):
         ]
         produced = len(body.outputs) - count
         scanned: list[list[Array]] = [[] for _ in range(produced)]
+        gathered = Gathered(op)
         for trip in range(trips):
             results = run_body(body, [*states, *(np.asarray(source[trip], order="C") for source in sources)])
             states = results[:count]
+            gathered.add(results[count:])
             for items, result in zip(scanned, results[count:], strict=True):
                 items.append(result)
         places = self._per_output(op, "scan_output_axes", produced)

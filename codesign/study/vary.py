@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,20 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
             raise BadParameter(f"--bind {text}: expected a whole number of at least 1")
         found[name] = size
     return found
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """Bytes from texts such as `8GiB`, `500 MB` or `1e9`. Raises BadParameter."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kKMGT]i?)?B?\s*", text)
+    try:
+        number = float(found[1]) if found else -1.0
+    except ValueError:
+        number = -1.0
+    if found is None or number < 0:
+        raise BadParameter(f"{option} {text}: expected a size, such as 8GiB or 500MB")
+    prefix = found[2] or ""
+    base = 1024 if prefix.endswith("i") else 1000
+    return int(number * base ** " KMGT".index(prefix[:1].upper() or " "))
 
 
 def _parted(option: str, text: str, expected: str) -> tuple[str, str]:
