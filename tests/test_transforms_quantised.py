@@ -175,6 +175,21 @@ def test_values_of_different_scales_joined_and_chosen_between() -> None:
     assert kinds(result) == {"QLinearConcat": 1, "QLinearWhere": 1}
 
 
+def test_a_product_and_what_follows_it_may_be_stored_in_different_types() -> None:
+    build = QuantisedBuild()
+    x = build.quantised_input(1, 4, 6, 6)
+    product = build.quantise(build.op("Conv", x, build.dequantised(4, 4, 1, 1)), scale=0.05, zero=120)
+    real = build.op("DequantizeLinear", product, build.constant(0.05), build.constant(120, np.uint8))
+    total = build.op("Add", real, build.input(1, 4, 6, 6))
+    graph = build.graph(build.quantise(total, "int8", zero=-3, scale=0.04))
+    within_one_step(graph)
+    result = optimise(graph)
+    assert epilogues(result) == {"QLinearConv": ["DequantizeLinear", "Add", "QuantizeLinear"]}
+    inputs = seeded_inputs(graph)
+    unfused, fused = Executor(fuse_quantised(graph)).run(inputs), Executor(result).run(inputs)
+    np.testing.assert_array_equal(fused[graph.outputs[0]], unfused[graph.outputs[0]])
+
+
 def test_arithmetic_of_the_standard_leaves_floats_between_quantisations() -> None:
     build = QuantisedBuild()
     product = build.op("Conv", build.quantised_input(1, 4, 6, 6), build.dequantised(8, 4, 3, 3))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from codesign.dtypes import numpy_dtype
+from codesign.dtypes import name_of, numpy_dtype
 from codesign.errors import BadModel
 from codesign.executor.epilogue import follow
 from codesign.executor.kernels.product import pack_bytes, pack_columns
@@ -70,7 +70,7 @@ class _Operands:
 
 def _operands(op: Op, graph: Graph) -> _Operands | None:
     """None unless all are bytes, the zero points are known, and the image has one of all channels."""
-    image, weight, result = (graph.tensors[name].dtype for name in (op.inputs[0], op.inputs[3], op.outputs[0]))
+    image, weight = (graph.tensors[name].dtype for name in (op.inputs[0], op.inputs[3]))
     centre, weight_zero = inline(graph, op.inputs[2]), inline(graph, op.inputs[5])
     zero = inline(graph, op.inputs[_zero_index(op)]) if len(op.inputs) > _zero_index(op) else None
     if image not in _BYTES or weight not in _BYTES or op.inputs[3] not in graph.weights:
@@ -85,7 +85,8 @@ def _operands(op: Op, graph: Graph) -> _Operands | None:
         weight == "int8",
         weight_zero.astype(np.int32).ravel(),
         0 if weight == "int8" else 128,
-        result,
+        # What is stored may be of another type: that of the epilogue's last result.
+        image if zero is None else name_of(zero.dtype),
     )
 
 
@@ -221,9 +222,12 @@ class _InMemoryOrder:
 
 def _quantisation(op: Op, graph: Graph) -> Prepared | None:
     """Of float32 to bytes, with one scale."""
-    source, scale, result = (graph.tensors[name] for name in (*op.inputs[:2], op.outputs[0]))
-    plain = source.dtype == scale.dtype == "float32" and scale.elements == 1 and result.dtype in _BYTES
-    return _Quantisation(op, result.dtype) if plain and not op.attributes.get("precision", 0) else None
+    source, scale = (graph.tensors[name] for name in op.inputs[:2])
+    zero = op.inputs[2] if len(op.inputs) > 2 else ""
+    result = graph.tensors[zero].dtype if zero else "uint8"
+    plain = source.dtype == scale.dtype == "float32" and scale.elements == 1 and result in _BYTES
+    typed = any(op.attributes.get(name, 0) for name in ("precision", "output_dtype"))
+    return _Quantisation(op, result) if plain and not typed else None
 
 
 class _Quantisation:
