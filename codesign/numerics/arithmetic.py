@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -141,7 +142,16 @@ class Arithmetic:
                 "activations, activations with one scale a tensor or token"
             )
         scale = contractor.left_scale(op, a.scale)
-        product = contractor.product(op, a.codes, b.codes)
+        run = contractor.layouts(op, a.codes.shape, b.codes.shape)[1].run
+        bound = math.prod(b.codes.shape[axis] for axis in run) * a.peak * b.peak
+        kind = np.dtype(np.float32 if bound < 1 << 24 else np.float64)  # in which every partial sum is exact
+        high = integer_limits(accumulator)[1]
+        if b.group is not None and b.group * a.peak * b.peak <= high:
+            return operator.compute(op, [a.codes, right.values])[0] * scale
+        if b.group is None and bound <= high:
+            sums = operator.compute(op, [a.codes.astype(kind, copy=False), b.codes.astype(kind, copy=False)])[0]
+            return sums.astype(np.float32) * (scale * contractor.right_scale(op, b.scale))
+        product = contractor.product(op, a.codes.astype(kind, copy=False), b.codes.astype(kind, copy=False))
         if b.group is not None:
             scales = contractor.product(op, a.codes, b.scale).right
             return product.result(self._group_sums(op, product, scales, b.group, accumulator)) * scale
@@ -158,16 +168,15 @@ class Arithmetic:
         return total
 
     def _sums(self, op: Op, product: Product, accumulator: Accumulator) -> Array:
-        """Sums (b, m, n) of whole numbers as the accumulator holds them: exact where nothing can leave its range."""
+        """Sums (b, m, n) of whole numbers as the accumulator holds them, those that leave its range counted."""
         low, high = integer_limits(accumulator)
-        exact = _exact_product(product)
+        exact = np.matmul(product.left, product.right)
         if accumulator.overflow == "wrap":
             outside = (exact < low) | (exact > high)
             self.overflows[op.name] += int(np.count_nonzero(outside))
             return wrapped(exact.astype(np.int64), accumulator.bits or 64) if outside.any() else exact
-        magnitudes = Product(np.abs(product.left), np.abs(product.right), product.result)
-        if _peak_product(magnitudes) <= high or _exact_product(magnitudes).max(initial=0) <= high:
-            return exact
+        if np.matmul(np.abs(product.left), np.abs(product.right)).max(initial=0) <= high:
+            return exact  # no order of summation leaves the range on the way
         found, overflows = integer_sums(product, accumulator)
         self.overflows[op.name] += overflows
         return found
@@ -181,18 +190,6 @@ def _is_narrow(accumulator: Accumulator | None) -> bool:
 def _is_float(value: Any) -> bool:
     """Whether a value is a tensor of floats: scalars, sequences and what is absent are left as they are."""
     return isinstance(value, np.ndarray) and value.ndim > 0 and dtype(name_of(value.dtype)).is_float
-
-
-def _peak_product(product: Product) -> float:
-    """No sum of the product's magnitudes is larger."""
-    peaks = [float(np.abs(side).max(initial=0)) for side in (product.left, product.right)]
-    return product.left.shape[2] * peaks[0] * peaks[1]
-
-
-def _exact_product(product: Product) -> Array:
-    """The product of whole numbers in a float type in which every partial sum is exact (below 2^24 or 2^53)."""
-    kind: Any = np.float32 if _peak_product(product) < 1 << 24 else np.float64
-    return np.asarray(np.matmul(product.left.astype(kind, copy=False), product.right.astype(kind, copy=False)))
 
 
 class _Watch:
@@ -233,11 +230,16 @@ def calibrate(
 
     Samples are inputs by name, as `Executor.run` takes them. Raises BadParameter when there is none.
     """
+    return calibrate_by(Executor(graph, Exact(), seed_weights), policy, samples)
+
+
+def calibrate_by(executor: Executor, policy: Policy, samples: Iterable[Mapping[str, Any]]) -> dict[str, Range]:
+    """`calibrate` for the graph of an executor, which lends its weights."""
     samples = list(samples)
     if not samples:
         raise BadParameter("calibration needs at least one sample of the inputs")
-    watch = _Watch(graph, policy)
-    executor = Executor(graph, watch, seed_weights)
+    watch = _Watch(executor.graph, policy)
+    executor = executor.with_numerics(watch)
     for sample in samples:
         executor.run(sample)
     if any(needs_counts(holding, policy.calibration) for holding in watch.holdings.values()):

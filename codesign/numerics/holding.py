@@ -40,11 +40,18 @@ class Integers:
     """A tensor in whole numbers: `codes` in float32, zero point taken off, times `scale`, which broadcasts to them.
 
     `group`: how many neighbours along the run share a scale; None when a scale is of the tensor, a channel or a row.
+    `peak`: no code has a larger magnitude.
     """
 
     codes: Array
     scale: Array
     group: int | None = None
+    peak: int = 0
+
+    @classmethod
+    def of(cls, codes: Array, scale: Array, group: int | None = None) -> Integers:
+        """With the largest magnitude among the codes."""
+        return cls(codes, scale, group, int(max(-codes.min(initial=0), codes.max(initial=0))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +164,10 @@ def _scaled(
     codes = rows.back(scaling.quantise(rows.rows, holding, seed, np.ones_like(scaling.scales)))
     if shared == "group":
         scale = rows.back(np.broadcast_to(scaling.scales[:, None], rows.rows.shape))
-        return Held(values.dtype, Integers(codes, scale, rows.rows.shape[1]))
+        return Held(values.dtype, Integers.of(codes, scale, rows.rows.shape[1]))
     kept = layout.kept if shared != "tensor" else ()
     shape = [extent if axis in kept else 1 for axis, extent in enumerate(values.shape)]
-    return Held(values.dtype, Integers(codes, scaling.scales.reshape(shape)))
+    return Held(values.dtype, Integers.of(codes, scaling.scales.reshape(shape)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from codesign.dtypes import dtype, name_of
 from codesign.errors import BadParameter
 from codesign.executor import Executor
 from codesign.executor.executor import Exact
+from codesign.executor.kernels.distribution import agreement_sums
 from codesign.graph import Graph, Op
-from codesign.numerics.arithmetic import Arithmetic, calibrate
+from codesign.numerics.arithmetic import Arithmetic, calibrate_by
 from codesign.numerics.holding import Range
 from codesign.numerics.policy import Formats, Policy, policy
 from codesign.report.accuracy import AccuracyDocument, AccuracyReport, Agreement, OpAccuracy
@@ -56,9 +57,10 @@ def accuracy(
         raise BadParameter("a comparison needs at least one sample of the inputs")
     fused = optimise(graph, quantised, OPAQUE)
     given = None if calibration is None else list(calibration)
+    exact = Executor(fused, Exact(), seed_weights)
     if ranges is None:
-        ranges = calibrate(fused, chosen, samples if given is None else given, seed_weights)
-    comparison = _Comparison(fused, Arithmetic(fused, chosen, ranges), seed_weights)
+        ranges = calibrate_by(exact, chosen, samples if given is None else given)
+    comparison = _Comparison(exact, Arithmetic(fused, chosen, ranges), seed_weights)
     outputs = comparison.run(samples, progress)
     document = AccuracyDocument(
         model=graph.source or graph.name,
@@ -90,12 +92,11 @@ def _warnings(ranges: Mapping[str, Range], given: Sequence[Sample] | None) -> li
 class _Comparison:
     """Executors side by side, and what was seen of each operation."""
 
-    def __init__(self, graph: Graph, arithmetic: Arithmetic, seed_weights: int | None) -> None:
-        self._graph = graph
+    def __init__(self, exact: Executor, arithmetic: Arithmetic, seed_weights: int | None) -> None:
+        self._graph = graph = exact.graph
         self._arithmetic = arithmetic
         self._seed = seed_weights
-        self._exact = Executor(graph, Exact(), seed_weights)
-        self._device = self._exact.with_numerics(arithmetic)
+        self._exact, self._device = exact, exact.with_numerics(arithmetic)
         self._own = [_Sums() for _ in graph.ops]
         self._accumulated = [_Sums() for _ in graph.ops]
         self._overflows = [0] * len(graph.ops)
@@ -187,24 +188,17 @@ class _Sums:
         if not isinstance(found, np.ndarray) or found.shape != exact.shape or not exact.size:
             return
         self.seen = True
-        right, here = exact.astype(np.float64), found.astype(np.float64)
-        self._count_top(right, here)
-        finite = np.isfinite(right) & np.isfinite(here)
-        if not finite.all():
-            self._not_finite += int(np.count_nonzero(np.isfinite(right) & ~np.isfinite(here)))
-            right, here = np.where(finite, right, 0.0), np.where(finite, here, 0.0)
-        error = here - right
-        self._signal += float(np.square(right).sum())
-        self._other += float(np.square(here).sum())
-        self._dot += float((right * here).sum())
-        self._noise += float(np.square(error).sum())
-        self._largest = max(self._largest, float(np.abs(error).max()))
-
-    def _count_top(self, right: Array, here: Array) -> None:
-        if right.ndim and right.shape[-1] > 1:
-            same = right.argmax(axis=-1) == here.argmax(axis=-1)
-            self._rows += same.size
-            self._same += int(np.count_nonzero(same))
+        right, here = (_in_rows(values) for values in (exact, found))
+        signal, other, dot, noise, largest, same, not_finite = agreement_sums(right, here)
+        self._signal += signal
+        self._other += other
+        self._dot += dot
+        self._noise += noise
+        self._largest = max(self._largest, largest)
+        self._not_finite += not_finite
+        if right.shape[1] > 1:
+            self._rows += len(right)
+            self._same += same
 
     def agreement(self) -> Agreement:
         lengths = math.sqrt(self._signal) * math.sqrt(self._other)
@@ -215,3 +209,9 @@ class _Sums:
             top1=self._same / self._rows if self._rows else None,
             not_finite=self._not_finite,
         )
+
+
+def _in_rows(values: Array) -> Array:
+    """Rows along the last axis, in float32 or float64."""
+    kind = np.float32 if values.dtype.itemsize <= 4 and dtype(name_of(values.dtype)).is_float else np.float64
+    return np.ascontiguousarray(values, kind).reshape(-1, values.shape[-1] if values.ndim else 1)

@@ -1,4 +1,4 @@
-"""Moments and histograms of arrays in one pass each, and the fullest group of a pattern of zeros."""
+"""Moments, histograms and agreement of arrays in one pass each, and the fullest group of a pattern of zeros."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ def count_bins(values: Array, inverse_width: float, counts: Array) -> None:
         if number - number == 0.0:
             place = math.floor(number * inverse_width) + half
             counts[min(max(place, 0), counts.size - 1)] += 1
+
+
+@njit(cache=True, error_model="numpy")
+def agreement_sums(exact: Array, found: Array) -> tuple[float, float, float, float, float, int, int]:
+    """Of two matrices, over places where both are finite: sums of squares of each, of products, of squared differences,
+    and the largest difference; rows whose largest value is in the same place; places where only `exact` is finite."""
+    signal, other, dot, noise, largest = 0.0, 0.0, 0.0, 0.0, 0.0
+    same, not_finite = 0, 0
+    for row in range(exact.shape[0]):
+        first, second = 0, 0
+        for column in range(exact.shape[1]):
+            right, here = float(exact[row, column]), float(found[row, column])
+            first = column if right > exact[row, first] else first
+            second = column if here > found[row, second] else second
+            right_is_finite, here_is_finite = right - right == 0.0, here - here == 0.0
+            if right_is_finite and here_is_finite:
+                error = here - right
+                signal += right * right
+                other += here * here
+                dot += right * here
+                noise += error * error
+                largest = max(largest, abs(error))
+            elif right_is_finite:
+                not_finite += 1
+        same += first == second
+    return signal, other, dot, noise, largest, same, not_finite
 
 
 def fullest_groups(values: Array, zero: int, axis: int) -> dict[int, int]:
