@@ -12,7 +12,6 @@ from codesign.numerics.rounding import (
     DOWN,
     NEAREST_AWAY,
     NEAREST_EVEN,
-    STOCHASTIC,
     TOWARD_ZERO,
     UP,
     Rounding,
@@ -22,6 +21,8 @@ from codesign.numerics.rounding import (
 
 Array = np.ndarray[Any, Any]
 
+_PIECE = 2048
+"""Values of a row that are looked up at a time, in a first-level cache."""
 TERNARY_THRESHOLD = 0.7
 """Of the mean magnitude: Ternary Weight Networks (Li, Zhang, Liu 2016), equation 6."""
 
@@ -69,8 +70,11 @@ def encode_rows(
     Ties between levels, and NaN, go to the one nearer zero; without a zero, to the upper.
     """
     codes = np.empty(values.shape, np.uint8)
-    levels = np.asarray(book.levels, np.float32)
-    _encode_loop(values, scales, boundaries, levels, codes, rounding_number(rounding), np.uint32(seed))
+    mode = rounding_number(rounding)
+    if mode in (NEAREST_EVEN, NEAREST_AWAY):
+        _nearest_loop(values, scales, boundaries, codes)
+    else:
+        _neighbour_loop(values, scales, np.asarray(book.levels, np.float32), codes, mode, np.uint32(seed))
     return codes
 
 
@@ -91,40 +95,46 @@ def quantise_rows(
     return decode_rows(encode_rows(values, scales, boundaries, book, rounding, seed), scales, book)
 
 
-@njit(inline="always")
-def _below(edges: Array, x: Any, inclusive: Any) -> int:
-    """How many of the ascending `edges` are below x (or equal to it)."""
-    low, high = 0, edges.size
-    while low < high:
-        middle = (low + high) >> 1
-        if edges[middle] < x or (inclusive and edges[middle] == x):
-            low = middle + 1
-        else:
-            high = middle
-    return low
+@njit(cache=True, error_model="numpy")
+def _nearest_loop(values: Array, scales: Array, boundaries: Array, codes: Array) -> None:
+    """A code is the number of boundaries below the value: counted boundary by boundary over a piece of a row, which
+    vector instructions do faster than a search."""
+    scaled, found = np.empty(_PIECE, np.float32), np.empty(_PIECE, np.uint8)
+    for row in range(values.shape[0]):
+        edges = boundaries[row if boundaries.shape[0] > 1 else 0]
+        scale = scales[row]
+        for first in range(0, values.shape[1], _PIECE):
+            size = min(_PIECE, values.shape[1] - first)
+            for column in range(size):
+                x = values[row, first + column] / scale
+                scaled[column] = x if x == x else types.float32(0)
+            found[:] = 0
+            for edge in edges:
+                if edge > 0:
+                    for column in range(_PIECE):
+                        found[column] += scaled[column] > edge
+                else:
+                    for column in range(_PIECE):
+                        found[column] += scaled[column] >= edge
+            for column in range(size):
+                codes[row, first + column] = found[column]
 
 
 @njit(cache=True, error_model="numpy")
-def _encode_loop(
-    values: Array, scales: Array, boundaries: Array, levels: Array, codes: Array, mode: int, seed: Any
-) -> None:
+def _neighbour_loop(values: Array, scales: Array, levels: Array, codes: Array, mode: int, seed: Any) -> None:
     last = levels.size - 1
     for row in range(values.shape[0]):
-        edges = boundaries[row if boundaries.shape[0] > 1 else 0]
         first = row * values.shape[1]
         for column in range(values.shape[1]):
             x = values[row, column] / scales[row]
             x = x if x == x else types.float32(0)
-            if mode in (NEAREST_EVEN, NEAREST_AWAY):
-                codes[row, column] = _below(edges, x, x <= 0)
-                continue
-            low = max(_below(levels, x, True) - 1, 0)
+            low = max(np.searchsorted(levels, x, "right") - 1, 0)
             high = low if low == last or levels[low] >= x else low + 1
             if mode == DOWN or (mode == TOWARD_ZERO and x >= 0):
                 codes[row, column] = low
             elif mode in (UP, TOWARD_ZERO):
                 codes[row, column] = high
-            elif mode == STOCHASTIC:
+            else:
                 drawn = types.float32(noise_bits(first + column, seed) >> types.uint32(8)) * types.float32(2.0**-24)
                 passed = x - levels[low] > drawn * (levels[high] - levels[low])
                 codes[row, column] = high if passed else low

@@ -37,8 +37,11 @@ def encode(
     """
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     codes = np.empty(flat.size, code_dtype(form.bits))
-    limits = _limits(form, rounding, saturate)
-    _encode_loop(flat.view(np.uint32), codes, *_geometry(form), *limits, rounding_number(rounding), np.uint32(seed))
+    limits, mode = _limits(form, rounding, saturate), rounding_number(rounding)
+    wide = form.exponent_bits == 8
+    loop: Any = _encode_wide_loop if wide else _encode_loop
+    geometry = (form.mantissa_bits, form.bits - 1) if wide else _geometry(form)
+    loop(flat.view(np.uint32), codes, *geometry, *limits, mode, np.uint32(seed))
     return codes.reshape(np.shape(values))
 
 
@@ -193,20 +196,45 @@ def _encode_loop(
     top, nothing = types.uint32(largest), types.uint32(0)
     over, under = types.uint32(above), types.uint32(below)
     infinite, undefined = types.uint32(infinity), types.uint32(nan)
-    same_exponents, keep_sign = smallest == -127, signed_zero
+    keep_sign = signed_zero
     for index in range(bits.size):
         sign = bits[index] >> _SIGN
         magnitude = bits[index] & _MAGNITUDE
         noise = noise_bits(index, seed) if mode == STOCHASTIC else nothing
-        if same_exponents:
-            code = shifted(magnitude, types.uint32(types.int32(23) - mantissa), sign, mode, noise)
-        else:
-            rounded, above_smallest = _narrow(magnitude, sign, mantissa, smallest, mode, noise)
-            code = (types.uint32(above_smallest) << types.uint32(mantissa)) + rounded
+        rounded, above_smallest = _narrow(magnitude, sign, mantissa, smallest, mode, noise)
+        code = (types.uint32(above_smallest) << types.uint32(mantissa)) + rounded
         code = code if code <= top else under if sign else over
         code = infinite if magnitude == _INFINITY else code
         signed = sign if keep_sign or (code != nothing and code != undefined) else nothing
         code = code | (signed << place)
+        codes[index] = code if magnitude <= _INFINITY else undefined
+
+
+@njit(cache=True, error_model="numpy")
+def _encode_wide_loop(
+    bits: Array,
+    codes: Array,
+    mantissa_bits: int,
+    sign_place: int,
+    largest: int,
+    above: int,
+    below: int,
+    infinity: int,
+    nan: int,
+    mode: int,
+    seed: Any,
+) -> None:
+    drop, place = types.uint32(types.int32(23) - types.int32(mantissa_bits)), types.uint32(sign_place)
+    top, nothing = types.uint32(largest), types.uint32(0)
+    over, under = types.uint32(above), types.uint32(below)
+    infinite, undefined = types.uint32(infinity), types.uint32(nan)
+    for index in range(bits.size):
+        sign, magnitude = bits[index] >> _SIGN, bits[index] & _MAGNITUDE
+        noise = noise_bits(index, seed) if mode == STOCHASTIC else nothing
+        code = types.uint32(shifted(magnitude, drop, sign, mode, noise))
+        code = code if code <= top else under if sign else over
+        code = infinite if magnitude == _INFINITY else code
+        code = code | (sign << place)
         codes[index] = code if magnitude <= _INFINITY else undefined
 
 

@@ -50,7 +50,9 @@ class Plans:
 
 
 def class_of(op: Op, operator: Operator, inputs: Sequence[Array | None]) -> str:
-    """The class of the operation's Work in small letters, `other` where it has none."""
+    """The class of the operation's Work in small letters; `other` where it has none, or bodies that do it."""
+    if op.bodies:
+        return "other"
     try:
         values = [None if array is None else _value(array) for array in inputs]
         outputs = [Value(shape, kind) for shape, kind in operator.infer(op, values)]

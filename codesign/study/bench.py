@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from codesign.report import units
 from codesign.study import peers as other
 from codesign.study.bench_engine import SHAPES, pipeline, simpy_pipeline
+from codesign.study.bench_numerics import ELEMENTS, format_work
 from codesign.study.peers import Peer, PeerFailed
 
 if TYPE_CHECKING:
@@ -179,6 +180,14 @@ def executor_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
             yield _beside(Figure(f"execute {name}", ours), True, "onnxruntime", "execute_onnxruntime", task)
 
 
+def format_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
+    """Values a second that number formats take on one thread, beside other conversions to the same codes."""
+    for name, work, target, peer, theirs in format_work():
+        ours = ELEMENTS / _best(work, effort.repeats)
+        figure = Figure(name, ours, "values", target, peer)
+        yield figure if theirs is None else replace(figure, theirs=ELEMENTS / _best(theirs, effort.repeats))
+
+
 SECTIONS: dict[str, Callable[[Effort, bool], Iterator[Figure]]] = {
     "Commands, each in a fresh process": command_figures,
     "Simulation of networks": simulation_figures,
@@ -186,6 +195,7 @@ SECTIONS: dict[str, Callable[[Effort, bool], Iterator[Figure]]] = {
     "Operators on an edge NPU": mapping_figures,
     "Event engine, nothing skipped": engine_figures,
     "Execution on one thread": executor_figures,
+    "Number formats on one thread": format_figures,
 }
 
 
