@@ -6,6 +6,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from codesign.executor.epilogue import follow
 from codesign.executor.executor import Exact, Executor
 from codesign.graph import Graph, Op
 from codesign.numerics.calibration import Seen, needs_counts, range_of
-from codesign.numerics.contractions import CONTRACTORS, Contractor, Product
+from codesign.numerics.contractions import Contractor, Product, contractor_of
 from codesign.numerics.formats import FloatFormat
 from codesign.numerics.holding import Held, Layout, Range, as_is, hold, row_layout
 from codesign.numerics.plans import Plan, Plans
@@ -47,11 +48,11 @@ class Arithmetic:
 
     def compute(self, op: Op, operator: Operator, inputs: Sequence[Array | None], read: Read) -> list[Array]:
         plan = self.plans.of(op, operator, inputs)
-        contractor = CONTRACTORS.get((op.domain, op.kind))
-        if contractor is not None and _is_float(inputs[0]) and _is_float(inputs[1]):
-            outputs = [self._contract(op, operator, contractor, plan, inputs)]
-        else:
+        contractor = _contractor(op, inputs)
+        if contractor is None:
             outputs = operator.compute(op, self._operands(op, plan, inputs))
+        else:
+            outputs = [self._contract(op, operator, contractor, plan, inputs)]
         if op.epilogue:
             followed = follow(op.epilogue, outputs[0], inputs, lambda name: self._addend(plan, name, read(name)))
             outputs = [followed, *outputs[1:]]
@@ -59,12 +60,10 @@ class Arithmetic:
 
     def _operands(self, op: Op, plan: Plan, inputs: Sequence[Array | None]) -> list[Array | None]:
         """The inputs of an operation that is no plain product, floats among its operands held."""
-        if plan.operation_class == "contraction" and _is_narrow(plan.formats.accumulator):
-            accumulator = plan.formats.accumulator
-            assert accumulator is not None
-            raise BadParameter(
-                f"node '{op.name}' ({op.kind}): cannot sum in {accumulator.format}; give it accumulator fp32 by a rule"
-            )
+        accumulator = plan.formats.accumulator
+        narrow = accumulator is not None and accumulator.can_lose and plan.operation_class == "contraction"
+        if narrow and any(_is_float(array) for array in inputs[:2]):
+            raise BadParameter(f"node '{op.name}' ({op.kind}): sums only in fp32 or int32; give it such an accumulator")
         count = _MULTIPLIED.get(plan.operation_class, len(inputs))
         held: list[Array | None] = list(inputs)
         for index, array in enumerate(inputs[:count]):
@@ -120,7 +119,7 @@ class Arithmetic:
         )
         added = None if addend is None else self._addend(plan, op.inputs[2], addend)
         accumulator = plan.formats.accumulator
-        if accumulator is None or not _is_narrow(accumulator):
+        if accumulator is None or accumulator.format == "fp32":
             given = [left.values, right.values]
             return operator.compute(op, given if added is None else [*given, added])[0]
         if accumulator.bits is None:
@@ -141,28 +140,32 @@ class Arithmetic:
                 f"node '{op.name}' ({op.kind}): accumulator {accumulator.format} needs integer weights and "
                 "activations, activations with one scale a tensor or token"
             )
-        scale = contractor.left_scale(op, a.scale)
         run = contractor.layouts(op, a.codes.shape, b.codes.shape)[1].run
         bound = math.prod(b.codes.shape[axis] for axis in run) * a.peak * b.peak
         kind = np.dtype(np.float32 if bound < 1 << 24 else np.float64)  # in which every partial sum is exact
         high = integer_limits(accumulator)[1]
         if b.group is not None and b.group * a.peak * b.peak <= high:
-            return operator.compute(op, [a.codes, right.values])[0] * scale
+            return operator.compute(op, [a.codes, right.values])[0] * contractor.scale(op, a.scale, _one(b.scale))
         if b.group is None and bound <= high:
             sums = operator.compute(op, [a.codes.astype(kind, copy=False), b.codes.astype(kind, copy=False)])[0]
-            return sums.astype(np.float32) * (scale * contractor.right_scale(op, b.scale))
+            return sums.astype(np.float32) * contractor.scale(op, a.scale, b.scale)
         product = contractor.product(op, a.codes.astype(kind, copy=False), b.codes.astype(kind, copy=False))
         if b.group is not None:
             scales = contractor.product(op, a.codes, b.scale).right
-            return product.result(self._group_sums(op, product, scales, b.group, accumulator)) * scale
+            total = self._group_sums(op, product, scales, b.group, accumulator)
+            return product.result(total) * contractor.scale(op, a.scale, _one(b.scale))
         sums = self._sums(op, product, accumulator)
-        return product.result(sums.astype(np.float32)) * (scale * contractor.right_scale(op, b.scale))
+        return product.result(sums.astype(np.float32)) * contractor.scale(op, a.scale, b.scale)
 
     def _group_sums(self, op: Op, product: Product, scales: Array, group: int, accumulator: Accumulator) -> Array:
         """Each group of weights summed in the accumulator, scaled, and added up in float32."""
         total = np.zeros((*product.left.shape[:2], product.right.shape[2]), np.float32)
-        for start in range(0, product.left.shape[2], group):
-            part = slice(start, start + group)
+        depth = product.left.shape[2]
+        # Groups of a transposed convolution's weights may begin in the middle of those of its channel groups.
+        changes = np.flatnonzero((scales[:, 1:] != scales[:, :-1]).any(axis=(0, 2))) + 1
+        starts = sorted({*range(0, depth, group), *changes.tolist()})
+        for start, end in pairwise([*starts, depth]):
+            part = slice(start, end)
             piece = Product(product.left[:, :, part], product.right[:, part], product.result)
             total += self._sums(op, piece, accumulator).astype(np.float32) * scales[:, start, None]
         return total
@@ -182,9 +185,17 @@ class Arithmetic:
         return found
 
 
-def _is_narrow(accumulator: Accumulator | None) -> bool:
-    """Whether sums need more than the operator's own float32."""
-    return accumulator is not None and accumulator.format != "fp32"
+def _one(scale: Array) -> Array:
+    """A scale of one, of the same rank."""
+    return np.ones((1,) * scale.ndim, np.float32)
+
+
+def _contractor(op: Op, inputs: Sequence[Array | None]) -> Contractor | None:
+    """How the operation is a product of floats; None when it is none."""
+    if len(inputs) < 2 or not _is_float(inputs[0]) or not _is_float(inputs[1]):
+        return None
+    first, second = inputs[0], inputs[1]
+    return None if first is None or second is None else contractor_of(op, first.shape, second.shape)
 
 
 def _is_float(value: Any) -> bool:

@@ -12,10 +12,13 @@ import numpy as np
 
 from codesign.graph import Op
 from codesign.numerics.holding import Layout, row_layout
+from codesign.ops.arguments import text
 from codesign.ops.convolution import ConvTranspose, convolution_window
+from codesign.ops.einsum import parse
 from codesign.ops.window import Window
 
 Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,16 @@ class Contractor:
     """How one kind of operation contracts its inputs 0 and 1; input 2, where given, is added.
 
     `layouts(op, left shape, right shape)` are those of the operands; `product` writes the operation without addend as
-    a Product; `right_scale(op, scale)` shapes a scale of kept right axes so that it broadcasts to the result;
-    `add(op, result, addend)` adds.
+    a Product; `scale(op, left scale, right scale)` is the product of scales that have one value for each index of kept
+    axes, shaped so that it broadcasts to the result; `add(op, result, addend)` adds; `applies(op, left shape, right
+    shape)` says whether the operation is a single product at all.
     """
 
-    layouts: Callable[[Op, tuple[int, ...], tuple[int, ...]], tuple[Layout, Layout]]
+    layouts: Callable[[Op, Shape, Shape], tuple[Layout, Layout]]
     product: Callable[[Op, Array, Array], Product]
-    left_scale: Callable[[Op, Array], Array] = lambda op, scale: scale
-    right_scale: Callable[[Op, Array], Array] = lambda op, scale: scale
+    scale: Callable[[Op, Array, Array], Array] = lambda op, left, right: left * right
     add: Callable[[Op, Array, Array], Array] = lambda op, result, addend: result + addend
+    applies: Callable[[Op, Shape, Shape], bool] = lambda op, left, right: True
 
 
 def column_layout(rank: int) -> Layout:
@@ -50,8 +54,15 @@ def column_layout(rank: int) -> Layout:
     return Layout((*range(rank - 2), rank - 1), (rank - 2,))
 
 
-def _matmul_layouts(op: Op, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[Layout, Layout]:
+def _matmul_layouts(op: Op, left: Shape, right: Shape) -> tuple[Layout, Layout]:
     return row_layout(len(left)), column_layout(len(right))
+
+
+def _matmul_scale(op: Op, left: Array, right: Array) -> Array:
+    """A vector's axis is missing in the result."""
+    rows = left if right.ndim > 1 else left[..., 0]
+    columns = right if left.ndim > 1 or right.ndim < 2 else right[..., 0, :]
+    return np.asarray(rows * (columns if right.ndim > 1 else columns[0]))
 
 
 def _matmul(op: Op, left: Array, right: Array) -> Product:
@@ -72,7 +83,7 @@ def _transposed(op: Op, side: str) -> bool:
     return bool(op.attributes.get(f"trans{side}", 0))
 
 
-def _gemm_layouts(op: Op, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[Layout, Layout]:
+def _gemm_layouts(op: Op, left: Shape, right: Shape) -> tuple[Layout, Layout]:
     rows, columns = Layout((0,), (1,)), Layout((1,), (0,))
     return columns if _transposed(op, "A") else rows, rows if _transposed(op, "B") else columns
 
@@ -83,12 +94,16 @@ def _gemm(op: Op, left: Array, right: Array) -> Product:
     return Product(left[None], right[None], lambda sums: sums[0] if alpha == 1 else sums[0] * alpha)
 
 
+def _gemm_scale(op: Op, left: Array, right: Array) -> Array:
+    return np.asarray((left.T if _transposed(op, "A") else left) * (right.T if _transposed(op, "B") else right))
+
+
 def _gemm_add(op: Op, result: Array, addend: Array) -> Array:
     beta = np.float32(op.attributes.get("beta", 1.0))
     return result + (addend if beta == 1 else addend * beta)
 
 
-def _convolution_layouts(op: Op, image: tuple[int, ...], weights: tuple[int, ...]) -> tuple[Layout, Layout]:
+def _convolution_layouts(op: Op, image: Shape, weights: Shape) -> tuple[Layout, Layout]:
     """Each image is a row; blocks of an image lie along its channels, groups of weights along a whole filter."""
     return Layout((0,), (1,)), Layout((0,), tuple(range(1, len(weights))))
 
@@ -138,11 +153,11 @@ def _per_channel(op: Op, result: Array, bias: Array) -> Array:
     return result + bias.reshape(-1, *(1,) * (result.ndim - 2))
 
 
-def _filter_scale(op: Op, scale: Array) -> Array:
-    return scale.reshape(1, -1, *(1,) * (scale.ndim - 2))
+def _filter_scale(op: Op, image: Array, filters: Array) -> Array:
+    return np.asarray(image * filters.reshape(1, -1, *(1,) * (filters.ndim - 2)))
 
 
-def _transposed_layouts(op: Op, image: tuple[int, ...], weights: tuple[int, ...]) -> tuple[Layout, Layout]:
+def _transposed_layouts(op: Op, image: Shape, weights: Shape) -> tuple[Layout, Layout]:
     return Layout((0,), (1,)), Layout((1,), (0, *range(2, len(weights))))
 
 
@@ -164,23 +179,104 @@ def _transposed_convolution(op: Op, image: Array, weights: Array) -> Product:
     return _grouped(spread, turned, Window(found.kernel, ones, found.dilation, before, after), groups)
 
 
-def _transposed_scale(op: Op, scale: Array) -> Array:
-    groups = int(op.attributes.get("group", 1))
-    return np.tile(scale.reshape(-1), groups if scale.size > 1 else 1).reshape(1, -1, *(1,) * (scale.ndim - 2))
+def _transposed_scale(op: Op, image: Array, filters: Array) -> Array:
+    groups = int(op.attributes.get("group", 1)) if filters.size > 1 else 1
+    return np.asarray(image * np.tile(filters.reshape(-1), groups).reshape(1, -1, *(1,) * (filters.ndim - 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """The labels of an einsum of two operands, sorted by where they stand."""
+
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    output: tuple[str, ...]
+
+    @property
+    def batch(self) -> list[str]:
+        return [label for label in self.left if label in self.right and label in self.output]
+
+    @property
+    def summed(self) -> list[str]:
+        return [label for label in self.left if label in self.right and label not in self.output]
+
+    def alone(self, term: tuple[str, ...]) -> list[str]:
+        """Labels of one operand that the other lacks."""
+        return [label for label in term if label not in self.left or label not in self.right]
+
+
+def _labels(op: Op, left: Shape, right: Shape) -> _Labels:
+    plan = parse(text(op, "equation"), [left, right])
+    first, second = plan.written
+    return _Labels(first, second, plan.output)
+
+
+def _is_product(op: Op, left: Shape, right: Shape) -> bool:
+    """Two operands, no diagonal, nothing repeated to fit, and nothing summed over in one operand alone."""
+    if len(op.inputs) != 2:
+        return False
+    plan = parse(text(op, "equation"), [left, right])
+    return all(
+        len(set(term)) == len(term) and shape == tuple(plan.extents[label] for label in term)
+        for term, shape in zip(plan.written, (left, right), strict=True)
+    ) and all(label in plan.output for label in set(plan.written[0]) ^ set(plan.written[1]))
+
+
+def _einsum_layouts(op: Op, left: Shape, right: Shape) -> tuple[Layout, Layout]:
+    found = _labels(op, left, right)
+    first, second = (
+        Layout(
+            tuple(axis for axis, label in enumerate(term) if label not in found.summed),
+            tuple(term.index(label) for label in found.summed),
+        )
+        for term in (found.left, found.right)
+    )
+    return first, second
+
+
+def _einsum(op: Op, left: Array, right: Array) -> Product:
+    found = _labels(op, left.shape, right.shape)
+    extents = {**dict(zip(found.left, left.shape, strict=True)), **dict(zip(found.right, right.shape, strict=True))}
+    rows, columns = found.alone(found.left), found.alone(found.right)
+
+    def stacked(array: Array, term: tuple[str, ...], *groups: list[str]) -> Array:
+        ordered = array.transpose([term.index(label) for group in groups for label in group])
+        return ordered.reshape([math.prod(extents[label] for label in group) for group in groups])
+
+    def result(sums: Array) -> Array:
+        labels = [*found.batch, *rows, *columns]
+        placed = sums.reshape([extents[label] for label in labels])
+        return placed.transpose([labels.index(label) for label in found.output])
+
+    return Product(
+        stacked(left, found.left, found.batch, rows, found.summed),
+        stacked(right, found.right, found.batch, found.summed, columns),
+        result,
+    )
+
+
+def _einsum_scale(op: Op, left: Array, right: Array) -> Array:
+    found = _labels(op, left.shape, right.shape)
+
+    def aligned(scale: Array, term: tuple[str, ...]) -> Array:
+        kept = [term.index(label) for label in found.output if label in term]
+        ordered = scale.transpose([*kept, *(axis for axis in range(scale.ndim) if axis not in kept)])
+        return ordered.reshape([scale.shape[term.index(label)] if label in term else 1 for label in found.output])
+
+    return np.asarray(aligned(left, found.left) * aligned(right, found.right))
 
 
 CONTRACTORS: Mapping[tuple[str, str], Contractor] = {
-    ("", "MatMul"): Contractor(_matmul_layouts, _matmul),
-    ("", "Gemm"): Contractor(
-        _gemm_layouts,
-        _gemm,
-        left_scale=lambda op, scale: scale.T if _transposed(op, "A") else scale,
-        right_scale=lambda op, scale: scale.T if _transposed(op, "B") else scale,
-        add=_gemm_add,
-    ),
-    ("", "Conv"): Contractor(_convolution_layouts, _convolution, right_scale=_filter_scale, add=_per_channel),
-    ("", "ConvTranspose"): Contractor(
-        _transposed_layouts, _transposed_convolution, right_scale=_transposed_scale, add=_per_channel
-    ),
+    ("", "MatMul"): Contractor(_matmul_layouts, _matmul, _matmul_scale),
+    ("", "Gemm"): Contractor(_gemm_layouts, _gemm, _gemm_scale, _gemm_add),
+    ("", "Conv"): Contractor(_convolution_layouts, _convolution, _filter_scale, _per_channel),
+    ("", "ConvTranspose"): Contractor(_transposed_layouts, _transposed_convolution, _transposed_scale, _per_channel),
+    ("", "Einsum"): Contractor(_einsum_layouts, _einsum, _einsum_scale, applies=_is_product),
 }
 """By domain and kind."""
+
+
+def contractor_of(op: Op, left: Shape, right: Shape) -> Contractor | None:
+    """How the operation contracts operands of these shapes; None when it is no single product that is known here."""
+    found = CONTRACTORS.get((op.domain, op.kind))
+    return found if found is not None and found.applies(op, left, right) else None

@@ -108,6 +108,11 @@ class Accumulator(_Part):
     def form(self) -> FloatFormat:
         return FLOATS[self.format] if self.bits is None else FP32
 
+    @property
+    def can_lose(self) -> bool:
+        """Whether sums can differ from those in float32 by more than its rounding: all but fp32 and 32 bits up."""
+        return self.format != "fp32" if self.bits is None else self.bits < 32
+
 
 class Formats(_Part):
     """The formats of one operation; what is not given stays in the model's own type."""
