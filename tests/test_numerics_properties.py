@@ -46,14 +46,15 @@ def test_floats_keep_their_order(values: Array, form: FloatFormat, rounding: Any
 
 
 @given(arrays(np.float32, 40, elements=finite), floating, roundings)
-def test_a_float_errs_by_half_a_step_to_nearest_and_below_a_step_otherwise(
+def test_a_float_errs_by_half_a_step_to_nearest_and_a_step_otherwise(
     values: Array, form: FloatFormat, rounding: Any
 ) -> None:
     inside = values[np.abs(values) <= form.largest].astype(np.float64)
     error = np.abs(floats.quantise(inside, form, rounding).astype(np.float64) - inside)
     exponent = np.floor(np.log2(np.maximum(np.abs(inside), 2.0**form.smallest_exponent)))
     step = np.exp2(exponent - form.mantissa_bits)
-    assert (error <= step / 2).all() if rounding.startswith("nearest") else (error < step).all()
+    # Of a value that vanishes beside the step, even float64 sees the whole step.
+    assert (error <= (step / 2 if rounding.startswith("nearest") else step)).all()
 
 
 @pytest.mark.parametrize("form", [form for form in FLOATS.values() if form.bits <= 16], ids=lambda form: form.name)
