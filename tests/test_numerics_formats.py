@@ -324,6 +324,14 @@ def test_ternary_and_binary_follow_their_papers() -> None:
         assert np.allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["ternary", "binary", "nf4", "pow2-4bit"])
+def test_zeros_stay_zeros(name: str) -> None:
+    form = number_format(name)
+    zeros = np.zeros((2, 9), np.float32)
+    assert isinstance(form, codebooks.Codebook)
+    assert not codebooks.quantise_rows(zeros, *codebooks.fit_rows(zeros, form), form).any()
+
+
 def test_nf4_lists_the_levels_of_qlora() -> None:
     """Quantiles of a normal distribution, 8 above zero and 7 below: `create_normal_map` of bitsandbytes makes them."""
     form = CODEBOOKS["nf4"]

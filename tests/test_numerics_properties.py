@@ -102,7 +102,8 @@ def test_listed_values_keep_their_order_and_are_listed(values: Array, book: Code
     assert (held[:, 1:] >= held[:, :-1]).all()
     levels = np.asarray(book.levels, np.float32)[None] * scales[:, None]
     assert all(np.isin(row, level).all() for row, level in zip(held, levels, strict=True))
-    assert np.array_equal(codebooks.quantise_rows(held, scales, edges, book, rounding), held)
+    # A level times its scale may round away from itself, so that only rounding to nearest finds it again.
+    assert np.array_equal(codebooks.quantise_rows(held, scales, edges, book), held)
 
 
 @given(rows(usual, 30), books)
@@ -110,7 +111,7 @@ def test_listed_values_are_the_nearest(values: Array, book: Codebook) -> None:
     """Nearest between neighbours' middle, of logarithms for powers; ternary has the threshold of its paper."""
     scales, edges = codebooks.fit_rows(values, book)
     codes = codebooks.encode_rows(values, scales, edges, book)
-    scaled = values / scales[:, None]
+    scaled = values / np.where(scales > 0, scales, 1)[:, None]
     for code, x in zip(codes.ravel(), scaled.ravel(), strict=True):
         row_edges = edges[0] if len(edges) == 1 else None
         if row_edges is not None:

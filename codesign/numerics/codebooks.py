@@ -32,13 +32,13 @@ def fit_rows(values: Array, book: Codebook) -> tuple[Array, Array]:
     magnitudes = np.abs(np.where(np.isfinite(values), values, np.float32(0)))
     boundaries = np.asarray(book.boundaries, np.float32)[None]
     if book.fit == "mean":
-        return _positive(magnitudes.mean(axis=1)), boundaries
+        return magnitudes.mean(axis=1), boundaries  # zero for a row of zeros, which so remains one
     if book.fit == "ternary":
         threshold = np.float32(TERNARY_THRESHOLD) * magnitudes.mean(axis=1, keepdims=True)
         kept = magnitudes > threshold
         sums = np.where(kept, magnitudes, np.float32(0)).sum(axis=1, dtype=np.float64)
         scales = _positive(sums / np.maximum(kept.sum(axis=1), 1))
-        edge = threshold / scales[:, None]
+        edge = np.where(threshold > 0, threshold / scales[:, None], np.float32(book.boundaries[-1]))
         return scales, np.concatenate((-edge, edge), axis=1)
     return scales_of(magnitudes.max(axis=1, initial=0), book), boundaries
 
@@ -71,7 +71,8 @@ def encode_rows(
     """
     codes = np.empty(values.shape, np.uint8)
     mode = rounding_number(rounding)
-    if mode in (NEAREST_EVEN, NEAREST_AWAY):
+    lacks_zero = 0.0 not in book.levels  # nothing lies towards zero: the sign alone decides
+    if mode in (NEAREST_EVEN, NEAREST_AWAY) or (mode == TOWARD_ZERO and lacks_zero):
         _nearest_loop(values, scales, boundaries, codes)
     else:
         _neighbour_loop(values, scales, np.asarray(book.levels, np.float32), codes, mode, np.uint32(seed))
