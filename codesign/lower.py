@@ -48,13 +48,22 @@ def values_of(graph: Graph, dtype: str | None = None) -> dict[str, Value]:
 
 
 def _measured(statistics: Statistics, values: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
-    """The values that statistics know more of. Where indices point depends on how many there are, so that it is left
-    out for another batch or length than was measured."""
+    """The values that statistics know more of. Where indices point and which experts are chosen depends on how many
+    tokens there are, so that it is left out for another batch or length than was measured."""
     for name, value in values.items():
         found, pointed = statistics.tensors.get(name), statistics.routing.get(name)
         if found is not None:
-            distinct = pointed.distinct if pointed is not None and pointed.indices == value.elements else None
-            yield name, replace(value, density=found.density, patterns=found.patterns, distinct=distinct)
+            alike = found.shape == value.shape
+            yield (
+                name,
+                replace(
+                    value,
+                    density=found.density,
+                    patterns=found.patterns,
+                    distinct=pointed.distinct if pointed is not None and alike else None,
+                    filled=found.filled if alike else None,
+                ),
+            )
 
 
 def work_of(op: Op, values: Mapping[str, Value]) -> Work:

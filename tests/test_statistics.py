@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
 import codesign
+import workloads
 from codesign.errors import BadParameter
 from codesign.executor.kernels.distribution import fullest_groups
 from codesign.frontend import from_proto
@@ -24,6 +25,8 @@ from codesign.statistics import Statistics, TensorStatistics, attach, read_stati
 from codesign.transforms import optimise
 from codesign.work import Contraction, Gather
 from tests.commands import refused, run, small_model, write_small_model
+from workloads.blocks.routing import mixture_of_experts
+from workloads.builder import Builder
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -216,6 +219,46 @@ def test_experts_that_no_token_is_routed_to_are_not_fetched(alike) -> None:
     assert codesign.simulate(with_statistics, device).latency_s <= codesign.simulate(graph, device).latency_s
 
 
+def routed(tokens: int, experts: int, width: int) -> Graph:
+    """The zoo's mixture of experts, one choice a token and room for all tokens in each expert."""
+    builder = Builder("mixture")
+    rows, logits = builder.input("tokens_in", (1, tokens, width)), builder.input("logits", (tokens, experts))
+    builder.output(mixture_of_experts(builder, rows, logits, 2 * width, 1, experts, activation="relu"), "y")
+    return from_proto(workloads.materialise(builder.model(), seed=0), source="mixture")
+
+
+@pytest.mark.parametrize("wanted", [(2, 2, 2, 2), (0, 3, 3, 1), (0, 1, 2, 3)])
+def test_experts_that_no_token_is_routed_to_are_not_multiplied(wanted) -> None:
+    experts, width = 4, 8
+    graph = routed(len(wanted), experts, width)
+    logits = np.eye(experts, dtype=np.float32)[list(wanted)]
+    measured_ = codesign.measure(graph, {**codesign.random_inputs(graph, 0), "logits": logits})
+    reached = len(set(wanted))
+    products = [work for work in lower(optimise(measured_)) if isinstance(work, Contraction)]
+    assert [work.batch for work in products] == [reached, reached]
+    assert [work.weight_bytes for work in products] == [reached * 2 * width * width * 4] * 2
+    assert [work.batch for work in lower(optimise(graph)) if isinstance(work, Contraction)] == [experts, experts]
+    assert products[0].reads[0].density == pytest.approx(len(wanted) / (reached * len(wanted)))
+
+
+def test_an_operator_that_routes_reads_the_experts_that_its_router_chose() -> None:
+    tokens, experts, width, hidden = 6, 8, 4, 16
+    rng = np.random.default_rng(0)
+    weights = {
+        "up": rng.standard_normal((experts, hidden, width), np.float32),
+        "down": rng.standard_normal((experts, width, hidden), np.float32),
+    }
+    node = helper.make_node("MoE", ["x", "logits", "up", "", "down"], ["y"], domain="com.microsoft", k=2)
+    values = [("x", FLOAT, [tokens, width]), ("logits", FLOAT, [tokens, experts])], [("y", FLOAT, [tokens, width])]
+    graph = graph_of([node], *values, weights)
+    logits = np.tile(np.arange(experts, dtype=np.float32), (tokens, 1))
+    with_statistics = codesign.measure(graph, {"x": rng.standard_normal((tokens, width), np.float32), "logits": logits})
+    assert with_statistics.statistics.routing["logits"].counts == {experts - 2: tokens, experts - 1: tokens}
+    (work,) = lower(with_statistics)
+    assert work.weight_bytes == 2 * 2 * hidden * width * 4
+    assert lower(graph)[0].weight_bytes == experts * 2 * hidden * width * 4
+
+
 def test_the_document_comes_back_from_its_text_as_it_was(tmp_path) -> None:
     graph = mixture(4, 8, 8)
     found = measured(graph, [codesign.random_inputs(graph, seed) for seed in range(3)])
@@ -245,8 +288,10 @@ def test_bodies_of_control_flow_are_measured() -> None:
 def test_another_models_statistics_are_refused() -> None:
     found = measured(mixture(4, 8, 8), codesign.random_inputs(mixture(4, 8, 8), 0))
     other = graph_of([helper.make_node("Relu", ["p"], ["q"])], [("p", FLOAT, [4])], [("q", FLOAT, [4])])
-    with pytest.raises(BadParameter, match="name no tensor of"):
+    with pytest.raises(BadParameter, match="none of whose tensors they name"):
         attach(other, found)
+    with pytest.raises(BadParameter, match="whose weight 'gate' has another shape"):
+        attach(mixture(4, 16, 8), found)
     with pytest.raises(BadParameter, match="at least one sample"):
         codesign.measure(other, [])
 

@@ -33,7 +33,7 @@ ShapeAndType = tuple[tuple[int, ...], str]
 class Value:
     """What is known of a tensor before anything runs: shape, element type, role, and its values when they are small
     constants (shapes, axes, pads). From statistics, where the graph has them: `density` and `patterns` as in Operand,
-    and how many `distinct` entries of a table it points at."""
+    how many `distinct` entries of a table it points at, and how much of the first axis is `filled` with anything."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -42,6 +42,7 @@ class Value:
     constant: Array | None = None
     patterns: tuple[tuple[int, int], ...] = ()
     distinct: float | None = None
+    filled: float | None = None
 
     @property
     def elements(self) -> int:

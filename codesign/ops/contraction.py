@@ -34,8 +34,17 @@ def matmul_shape(op: Op, left: tuple[int, ...], right: tuple[int, ...]) -> tuple
 
 
 def matmul_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value], right_index: int = 1) -> Contraction:
-    """The product as a Contraction: a right side without leading dimensions sees all rows of the left as one m."""
+    """The product as a Contraction: a right side without leading dimensions sees all rows of the left as one m.
+
+    Of experts (a matrix of weights for each matrix on the left), those to which statistics say that no row goes are
+    neither fetched nor multiplied, as grouped products leave them out (Gale et al. 2023, arXiv:2211.15841).
+    """
     left, right = required(op, inputs, 0, "A"), required(op, inputs, right_index, "B")
+    if left.filled is not None and right.role == "weight" and left.shape[:-2] == right.shape[:-2]:
+        reached = replace(left, shape=_reached(left, left.shape), density=_density_where_filled(left), filled=None)
+        given = list(inputs)
+        given[0], given[right_index] = reached, replace(right, shape=_reached(left, right.shape))
+        return matmul_work(op, given, outputs, right_index)
     others = [index for index in range(len(inputs)) if index not in (0, right_index)]
     shared_right = math.prod(right.shape[:-2]) == 1
     leading = math.prod(broadcast(left.shape[:-2], right.shape[:-2]))
@@ -50,6 +59,16 @@ def matmul_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]
         k=left.shape[-1],
         dtype=left.dtype,
     )
+
+
+def _reached(left: Value, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape` with as many entries along its first axis as have anything in `left`; one at least."""
+    assert left.filled is not None
+    return (max(1, math.ceil(left.filled * shape[0])), *shape[1:])
+
+
+def _density_where_filled(left: Value) -> float:
+    return min(1.0, left.density / left.filled) if left.filled else left.density
 
 
 def matmul(left: Array, right: Array) -> Array:

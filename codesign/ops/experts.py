@@ -3,6 +3,7 @@ Runtime)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,10 +169,13 @@ class MixtureOfExperts(Operator):
         return np.asarray(((blocks - zero) * scale[..., None]).reshape(whole.shape))
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        """The products of the experts chosen; of the weights as many experts are read as tokens can choose."""
+        """The products of the experts chosen; of the weights as many experts are read as tokens can choose, or as
+        statistics of the router's logits say that they do."""
         found, layout = self._experts(op, inputs), _LAYOUTS[op.kind]
         value, rows = required(op, inputs, 0, "input"), found.tokens * found.chosen
-        experts = min(found.count, rows)
+        experts, routed = min(found.count, rows), required(op, inputs, 1, "router_probs").distinct
+        if routed is not None:
+            experts = min(experts, math.ceil(routed))
 
         def share(index: int) -> Operand:
             given = inputs[index]

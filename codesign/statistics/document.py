@@ -41,6 +41,13 @@ class TensorStatistics(_Record):
     mean: float | None
     standard_deviation: float | None
     histogram: Histogram | None = Field(description="of the finite values; null when there is none")
+    filled: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="fraction of the slices along the first axis with a value that is not zero, mean over the samples: "
+        "of the rows of experts, those of experts that a token chose; null where no product needs it",
+    )
     patterns: tuple[tuple[int, int], ...] = Field(
         default=(),
         description="(N, M) pairs: each M consecutive values along the axis that a product sums over hold at most N "
@@ -92,13 +99,23 @@ def read_statistics(path: str | Path) -> Statistics:
 def attach(graph: Graph, statistics: Statistics) -> Graph:
     """The graph with `statistics` kept in it, and in the bodies of its control flow.
 
-    Raises BadParameter when they name none of its tensors: they are another model's.
+    Raises BadParameter when they are another model's: they lack one of its weights, or it has another shape.
     """
-    if not any(name in statistics.tensors for name in graph.tensors):
+    stranger = _stranger(graph, statistics)
+    if stranger:
         raise BadParameter(
-            f"statistics of '{statistics.model}' name no tensor of '{graph.source or graph.name}': measure this model"
+            f"statistics of '{statistics.model}' are not of '{graph.source or graph.name}', {stranger}; measure it"
         )
     return _attached(graph, statistics)
+
+
+def _stranger(graph: Graph, statistics: Statistics) -> str:
+    """What of the graph the statistics do not know; "" when they are its own."""
+    for name, weight in graph.weights.items():
+        found = statistics.tensors.get(name)
+        if weight.is_parameter and (found is None or found.shape != weight.tensor.shape):
+            return f"whose weight '{name}' {'they lack' if found is None else 'has another shape'}"
+    return "" if any(name in statistics.tensors for name in graph.tensors) else "none of whose tensors they name"
 
 
 def _attached(graph: Graph, statistics: Statistics) -> Graph:

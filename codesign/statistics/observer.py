@@ -16,7 +16,7 @@ from codesign.executor.kernels.distribution import BINS, count_bins, fullest_gro
 from codesign.graph import Graph, Op, Weight
 from codesign.ops.base import Array
 from codesign.statistics.document import Histogram, Routing, Statistics, TensorStatistics, attach
-from codesign.statistics.roles import CHOOSING, LOOKED_UP, SUMMED, ZERO_POINTS
+from codesign.statistics.roles import CHOOSING, LOOKED_UP, ROUTED, SUMMED, ZERO_POINTS
 from codesign.transforms import optimise
 
 Role = Literal["input", "weight", "activation"]
@@ -63,6 +63,7 @@ class _Running:
         self.exponent = _LEAST_EXPONENT  # of the histogram's outer edges
         self.counts = np.zeros(BINS, np.int64)
         self.patterns: dict[int, int] = {}
+        self.slices = self.filled = 0
 
     def add(self, array: Array) -> None:
         flat = array.ravel(order="K")
@@ -73,6 +74,11 @@ class _Running:
                 self._add(flat[start : start + _CHUNK].astype(np.float32))
         else:
             self._add(flat)
+
+    def add_slices(self, array: Array) -> None:
+        """Count the slices along the first axis, and those that hold anything."""
+        self.slices += array.shape[0]
+        self.filled += int(np.count_nonzero((array != self.zero).reshape(array.shape[0], -1).any(axis=1)))
 
     def _add(self, flat: Array) -> None:
         if not self.finite and flat.size and np.isfinite(flat[0]):
@@ -118,6 +124,7 @@ class _Running:
             mean=self.centre + shift if some else None,
             standard_deviation=math.sqrt(variance) if some else None,
             histogram=self._histogram() if some else None,
+            filled=self.filled / self.slices if self.slices else None,
             patterns=tuple((most, size) for size, most in sorted(self.patterns.items()) if most < size),
         )
 
@@ -131,12 +138,15 @@ class _Running:
 class _Pointed:
     """Where the indices of one tensor have pointed so far."""
 
-    def __init__(self, op: str, choices: int) -> None:
-        self.op, self.choices = op, choices
+    def __init__(self, op: str, choices: int, best: int = 0) -> None:
+        """`best` is how many of each row of scores are chosen, where the tensor holds these instead of indices."""
+        self.op, self.choices, self.best = op, choices, best
         self.counts = np.zeros(choices, np.int64)
         self.indices, self.distinct = 0, 0
 
     def add(self, array: Array) -> None:
+        if self.best:
+            array = np.argpartition(-array.astype(np.float32), self.best - 1, axis=-1)[..., : self.best]
         inside = array[(array >= -self.choices) & (array < self.choices)].astype(np.int64) % self.choices
         counts = np.bincount(inside, minlength=self.choices)
         self.indices += array.size
@@ -162,6 +172,7 @@ class _Observer:
         self._zeros: dict[str, int] = {}
         self._summed: dict[str, list[Op]] = {}
         self._pointed: dict[str, _Pointed] = {}
+        self._grouped: set[str] = set()
         self._tensors: dict[str, _Running] = {}
         self._study(graph)
 
@@ -175,6 +186,8 @@ class _Observer:
                     self._note_zero(graph, op.inputs[place], op.inputs[zero])
             if op.kind in SUMMED:
                 self._summed.setdefault(op.inputs[SUMMED[op.kind][0]], []).append(op)
+            if op.kind == "MatMul" and op.inputs[1] in graph.weights and len(graph.tensors[op.inputs[1]].shape) == 3:
+                self._grouped.add(op.inputs[0])
             self._note_indices(graph, op)
 
     def _note_zero(self, graph: Graph, name: str, zero_point: str) -> None:
@@ -184,6 +197,11 @@ class _Observer:
             self._zeros[name] = int(values.flat[0])
 
     def _note_indices(self, graph: Graph, op: Op) -> None:
+        if op.kind in ROUTED:
+            name = op.inputs[ROUTED[op.kind]]
+            choices, best = graph.tensors[name].shape[-1], int(op.attributes.get("k", 1))
+            self._pointed[name] = _Pointed(op.name, choices, min(best, choices))
+            return
         if op.kind in LOOKED_UP:
             place, data = LOOKED_UP[op.kind]
             name = op.inputs[place]
@@ -212,6 +230,8 @@ class _Observer:
         running.add(array)
         if name in self._pointed:
             self._pointed[name].add(array)
+        if name in self._grouped:
+            running.add_slices(array)
 
     def add_weight(self, name: str, weight: Weight, seed: int | None) -> None:
         """Measure a weight, unless it is or its values are absent."""

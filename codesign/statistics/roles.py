@@ -61,5 +61,8 @@ ZERO_POINTS: Mapping[str, Mapping[int, int]] = {
 LOOKED_UP: Mapping[str, tuple[int, int]] = {"Gather": (1, 0), "GatherElements": (1, 0)}
 """Position of the indices, and that of the data whose axis `axis` they address."""
 
+ROUTED: Mapping[str, int] = {"MoE": 1, "QMoE": 1}
+"""Position of a router's logits, of which an operation itself takes the `k` largest in each row."""
+
 CHOOSING: Mapping[str, int] = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}
 """Position of the output that holds indices into axis `axis` of the first input."""
