@@ -55,10 +55,20 @@ SeedWeightsOption = Annotated[
 ]
 
 
-def _load(model: str, batch: int | None, bind: list[str] | None, **how: Any) -> Graph:
+StatisticsOption = Annotated[
+    Path | None, typer.Option(help="densities and routing as `inspect --statistics --json` wrote them")
+]
+
+
+def _load(model: str, batch: int | None, bind: list[str] | None, statistics: Path | None = None, **how: Any) -> Graph:
     from codesign.model import load
 
-    return load(model, batch=batch, bind=_sizes(bind), **how)
+    graph = load(model, batch=batch, bind=_sizes(bind), **how)
+    if statistics is None:
+        return graph
+    from codesign.statistics import attach, read_statistics
+
+    return attach(graph, read_statistics(statistics))
 
 
 def _load_to_run(
@@ -171,9 +181,7 @@ def simulate(
     html: Annotated[Path | None, typer.Option(help="write a self-contained HTML report")] = None,
     trace: Annotated[Path | None, typer.Option(help="write a trace for ui.perfetto.dev")] = None,
     onnx: Annotated[Path | None, typer.Option(help="write the model back with latency and energy on its nodes")] = None,
-    statistics: Annotated[
-        Path | None, typer.Option(help="densities and routing as `inspect --statistics --json` wrote them")
-    ] = None,
+    statistics: StatisticsOption = None,
     inputs: Annotated[Path | None, typer.Option(help="measure densities and routing on these inputs (.npz)")] = None,
     seed_inputs: Annotated[int | None, typer.Option(help="measure them on inputs made from this seed")] = None,
     seed_weights: SeedWeightsOption = None,
@@ -193,11 +201,7 @@ def simulate(
             raise BadParameter("--statistics takes the place of --inputs and --seed-inputs: give one of them")
         graph = measure(*_load_to_run(model, batch, bind, inputs, seed_inputs), seed_weights)
     else:
-        graph = _load(model, batch, bind)
-    if statistics is not None:
-        from codesign.statistics import attach, read_statistics
-
-        graph = attach(graph, read_statistics(statistics))
+        graph = _load(model, batch, bind, statistics)
     report = run(graph, chosen, dtype=dtype, fidelity=fidelity)
     if json is None or str(json) != "-":  # shown before it is written: a path that fails loses nothing
         report.print(top=top)
@@ -235,13 +239,14 @@ def explain(
     settings: SetOption = None,
     fidelity: FidelityOption = "event",
     top: TopOption = 8,
+    statistics: StatisticsOption = None,
 ) -> None:
     """Say what bounds a model on a device, what waits, and how far each parameter would move latency and energy."""
     from rich.console import Console
 
     from codesign.study.explain import explain as run
 
-    graph = _load(model, batch, bind)
+    graph = _load(model, batch, bind, statistics)
     Console().print(run(graph, device, dtype, fidelity, _settings(settings), top))
     _warn(graph.warnings)
 
@@ -426,6 +431,7 @@ def sweep(
     settings: SetOption = None,
     fidelity: FidelityOption = "event",
     processes: Annotated[int | None, typer.Option(min=1, help="how many processes (default: all cores)")] = None,
+    statistics: StatisticsOption = None,
 ) -> None:
     """Simulate a model at every point of a grid of device parameters; mark the Pareto front.
 
@@ -444,7 +450,7 @@ def sweep(
     _check_writable(out, figure)
     names = [name.strip() for name in objective.split(",")]
     axes = parse_vary(vary)
-    graph = _load(model, batch, bind)
+    graph = _load(model, batch, bind, statistics)
     with _progress("points") as advance:
         frame = run(graph, device, axes, names, out, dtype, fidelity, _settings(settings), processes, advance)
     title = f"{model} on {device}"

@@ -133,6 +133,18 @@ def test_only_lanes_can_pass_over_zeros() -> None:
         npu("weights", **{"array.dataflow": "weight_stationary"})
 
 
+def test_an_array_that_passes_over_zeros_says_when_nobody_has_counted_them() -> None:
+    graph = load("zoo:mlperf_tiny_kws")
+    measured = codesign.measure(graph, codesign.random_inputs(graph, 0), seed_weights=0)
+
+    def warned(graph, chosen):
+        return any("none are known" in warning for warning in codesign.simulate(graph, chosen).document.warnings)
+
+    assert warned(graph, npu("both"))
+    assert not warned(measured, npu("both"))
+    assert not warned(graph, npu())
+
+
 def test_measured_zeros_of_activations_shorten_a_network_on_an_array_that_passes_over_them() -> None:
     graph = load("zoo:mlperf_tiny_ic")
     measured = codesign.measure(graph, codesign.random_inputs(graph, 0), seed_weights=0)

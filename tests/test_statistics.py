@@ -7,6 +7,7 @@ import json
 import ml_dtypes
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -318,6 +319,18 @@ def test_inspect_lists_statistics_and_simulate_reads_them(tmp_path, capsys) -> N
         results.append(json.loads(capsys.readouterr().out)["latency_s"])
     assert results[0] == results[1]
     assert results[0] <= results[2]
+
+
+def test_a_sweep_asks_what_passing_over_zeros_is_worth(tmp_path, capsys) -> None:
+    model, statistics, out = "zoo:mlperf_tiny_kws", tmp_path / "statistics.json", tmp_path / "points.parquet"
+    seeds = ("--seed-inputs", 0, "--seed-weights", 0)
+    assert run("inspect", model, "--statistics", *seeds, "--json", statistics) == 0
+    words = ("-d", "ethos-u65-256", "--vary", "array.gates_zeros=false,true", "--out", out, "--processes", 1)
+    for known in (("--statistics", statistics), ()):  # the second is another sweep, not the first gone on with
+        assert run("sweep", model, *words, *known) == 0
+        energy = pd.read_parquet(out).set_index("array.gates_zeros")["energy_J"]
+        assert (energy[True] < energy[False]) == bool(known)
+    assert run("explain", model, "-d", "ethos-u65-256", "--statistics", statistics) == 0
 
 
 def test_statistics_that_cannot_be_read_are_one_line(tmp_path, capsys) -> None:

@@ -22,7 +22,7 @@ _PICTURE = 12
 
 
 def statistics_view(graph: Graph, top: int = 20) -> RenderableType:
-    """Totals, the `top` largest tensors in the order they are made, and every tensor of indices.
+    """Totals, and in the order they are made the `top` largest tensors and the first `top` tensors of indices.
 
     The graph must have statistics.
     """
@@ -41,7 +41,9 @@ def statistics_view(graph: Graph, top: int = 20) -> RenderableType:
         _tensors(shown),
     ]
     if statistics.routing:
-        parts += [Text(""), heading("Where indices point"), _routing(statistics.routing)]
+        few = dict(list(statistics.routing.items())[:top])
+        left = len(statistics.routing) - len(few)
+        parts += [Text(""), heading("Where indices point" + (f", the first {top}" if left else "")), _routing(few)]
     return Group(*parts)
 
 

@@ -15,6 +15,7 @@ from codesign.work import Move, Work
 from hwmodels.deployment import deployed_type
 from hwmodels.npu.mapping import runs_on_npu
 from hwmodels.npu.parameters import NpuParameters
+from hwmodels.npu.sparsity import minds_zeros
 
 
 def plan(parameters: NpuParameters, graph: Graph, works: Sequence[Work]) -> MemoryPlan:
@@ -97,12 +98,15 @@ def _fit(parameters: NpuParameters, works: Sequence[Work], peak: int) -> Fit:
 
 
 def _warnings(parameters: NpuParameters, graph: Graph, works: Sequence[Work]) -> tuple[str, ...]:
-    """One line for each reason why operations run on the host, with how many and which."""
+    """One line for each reason why operations run on the host, with how many and which; and one where zeros matter and
+    nobody has counted them."""
     reasons: dict[str, list[str]] = {}
     for op, work in zip(graph.ops, works, strict=True):
         if reason := runs_on_npu(parameters, work):
             reasons.setdefault(reason, []).append(op.kind)
-    return tuple(
+    on_host = tuple(
         f"{len(kinds)} operation{'s' if len(kinds) > 1 else ''} on the host ({', '.join(sorted(set(kinds)))}): {reason}"
         for reason, kinds in reasons.items()
     )
+    blind = graph.statistics is None and minds_zeros(parameters.array, parameters.weights)
+    return (*on_host, "zeros are passed over, but none are known: measure the model's statistics") if blind else on_host

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from codesign.work import Contraction
-from hwmodels.npu.parameters import Array
+from hwmodels.npu.parameters import Array, Weights
 
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -23,6 +23,11 @@ Float64 = np.ndarray[Any, np.dtype[np.float64]]
 def lane_width(array: Array, depthwise: bool) -> int:
     """Elements that a lane sums in a cycle; a depthwise lane has the taps of one channel, one a cycle."""
     return 1 if depthwise else array.columns
+
+
+def minds_zeros(array: Array, weights: Weights) -> bool:
+    """Whether it makes any difference how many values are zero."""
+    return array.skips_zeros != "none" or array.gates_zeros or weights.zero_mask
 
 
 def skips_weights(array: Array) -> bool:
