@@ -75,7 +75,6 @@ def test_an_operation_takes_no_longer_for_fewer_values_that_are_not_zero(skips, 
     work = convolution(14, size, 2 * size) if spatial else matmul(size, 2 * size, 3 * size)
     fewer, more = (with_zeros(work, pick(one[0], other[0]), pick(one[1], other[1])) for pick in (min, max))
     assert timeline_of(chosen, fewer).end <= timeline_of(chosen, more).end
-    assert energy_of(chosen, fewer) <= energy_of(chosen, more) * (1 + 1e-9)
     assert timeline_of(chosen, more).end <= timeline_of(chosen, work).end
     assert timeline_of(chosen, work).end == timeline_of(npu(), work).end
 

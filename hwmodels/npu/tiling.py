@@ -8,7 +8,7 @@ first tile's way in and the last tile's way out, which nothing hides.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import numpy as np
 from codesign.work import Contraction
 from hwmodels.npu.array import Product, Tiles, fetched_elements, group_cycles, product_of
 from hwmodels.npu.parameters import NpuParameters
-from hwmodels.npu.sparsity import masked_share
+from hwmodels.npu.sparsity import masked_share, minds_zeros
 
+_DENSITIES = (1.0, 0.5, 0.25, 0.0)
+"""Densities that tiles are estimated for where zeros matter."""
 _SHORT_LIST = 4
 """Tiles of each loop order that are worth a run on the engine: the estimate is within a few percent of it."""
 
@@ -70,7 +72,11 @@ def working_bytes(parameters: NpuParameters) -> int:
 
 def search(parameters: NpuParameters, work: Contraction, operands: Operands) -> list[Tiling]:
     """The most promising tiles for `work` by the estimate, best first: a few of each loop order. When none fits with
-    double buffers, the smallest is given and its reduction streams through the buffers in slices."""
+    double buffers, the smallest is given and its reduction streams through the buffers in slices.
+
+    Where zeros matter, tiles are estimated for several densities and none falls out of the list for more zeros: so the
+    best of them never takes longer.
+    """
     product = product_of(work)
     candidates = _candidates(parameters, product)
     room = working_bytes(parameters)
@@ -78,13 +84,24 @@ def search(parameters: NpuParameters, work: Contraction, operands: Operands) -> 
     smallest: list[tuple[float, int, Tiling]] = []
     for weights_outer in (True, False):
         plan = _Plan(parameters, product, operands, candidates, weights_outer)
-        time = np.where(plan.need <= room, plan.time, np.inf)
-        for index in np.argsort(time, kind="stable")[:_SHORT_LIST]:
-            if time[index] < np.inf:
-                found.append((float(time[index]), len(found), plan.tiling(int(index))))
+        for index in _short_list(parameters, plan, operands, room):
+            found.append((float(plan.time[index]), len(found), plan.tiling(index)))
         index = int(np.argmin(plan.need))
         smallest.append((float(plan.need[index]), len(smallest), plan.tiling(index)))
     return [tiling for _, _, tiling in sorted(found)] or [min(smallest)[2]]
+
+
+def _short_list(parameters: NpuParameters, plan: _Plan, operands: Operands, room: int) -> list[int]:
+    """Candidates of a loop order that fit `room` and would be among the best at some density."""
+    zeros = min(plan.product.input_density, plan.product.weight_density) < 1
+    densities = _DENSITIES if zeros and minds_zeros(parameters.array, parameters.weights) else (1.0,)
+    listed: dict[int, None] = {}
+    for density in densities:
+        product = replace(plan.product, input_density=density, weight_density=density, weight_patterns=())
+        assumed = _Plan(parameters, product, operands, plan.tiles, plan.weights_outer)
+        time = np.where(assumed.need <= room, assumed.time, np.inf)
+        listed.update((int(i), None) for i in np.argsort(time, kind="stable")[:_SHORT_LIST] if time[i] < np.inf)
+    return [index for index in listed if plan.need[index] <= room]
 
 
 def _candidates(parameters: NpuParameters, product: Product) -> Tiles:
