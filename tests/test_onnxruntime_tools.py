@@ -75,6 +75,40 @@ def test_static_quantisation(name, format, activations, weights, tmp_path):
         check_quantised(path)
 
 
+OPTIONS = {
+    "activations of 16 bits": {"activation_type": "QUInt16", "weight_type": "QUInt16"},
+    "weights of 4 bits": {"activation_type": "QUInt8", "weight_type": "QInt4"},
+    "symmetric": {
+        "activation_type": "QInt8",
+        "weight_type": "QInt8",
+        "extra_options": {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "DedicatedQDQPair": True},
+    },
+    "percentiles": {
+        "activation_type": "QUInt8",
+        "weight_type": "QUInt8",
+        "calibrate_method": quantization.CalibrationMethod.Percentile,
+        "reduce_range": True,
+    },
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_of_static_quantisation(options, tmp_path):
+    source, path = MODELS / "gpt2_2_layers__dynamo.onnx", tmp_path / "quantised.onnx"
+    chosen = {
+        key: quantization.QuantType[value] if key.endswith("_type") else value
+        for key, value in OPTIONS[options].items()
+    }
+    quantization.quantize_static(source, path, Calibration(source), **chosen)
+    check_quantised(path)
+
+
+def test_dynamic_quantisation_of_recurrent_layers(tmp_path):
+    quantization.quantize_dynamic(MODELS / "recurrent__tf2onnx.onnx", tmp_path / "quantised.onnx")
+    assert any(op.kind == "DynamicQuantizeLSTM" for op in load(tmp_path / "quantised.onnx").ops)
+    check(tmp_path / "quantised.onnx")
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dynamic_quantisation(name, tmp_path):
     path = tmp_path / "quantised.onnx"
