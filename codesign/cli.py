@@ -502,6 +502,22 @@ def devices() -> None:
 
 
 @app.command()
+def operators(
+    json: Annotated[bool, typer.Option("--json", help="each with its versions and how it runs, as JSON")] = False,
+) -> None:
+    """List the operators that a model may hold, by domain, each with the first version that defines it."""
+    from codesign.frontend.coverage import coverage, coverage_json, coverage_table
+
+    found = coverage()
+    if json:
+        typer.echo(coverage_json(found))
+        return
+    from rich.console import Console
+
+    Console().print(coverage_table(found))
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(help="zoo:NAME", metavar="zoo:NAME")],
     output: Annotated[Path, typer.Option("--output", "-o", help="where the ONNX file is written")],
