@@ -115,3 +115,29 @@ def test_caches_follow_the_key_heads_alone() -> None:
         return sum(int(np.prod([d.dim_value for d in value.type.tensor_type.shape.dim])) for value in inputs)
 
     assert cache("sqa") == cache("gqa") == cache("mha") // 4
+
+
+def test_decode_steps_of_an_encoder_decoder_continue_its_prefill_and_read_the_text_once() -> None:
+    image, text = RANDOM.integers(0, 50, (2, 8)), RANDOM.integers(0, 100, (2, 5))
+    whole = outputs_here("parti_350m", {"image_ids": image, "text_ids": text})
+    found = outputs_here("parti_350m", {"image_ids": image[:, :4], "text_ids": text}, image_tokens=4)
+    of_text = {key.replace("text_present", "text_past_key_values"): v for key, v in found.items() if "text_" in key}
+    for step in range(4, 8):
+        past = {key.replace("present", "past_key_values"): v for key, v in found.items() if key.startswith("present")}
+        found = outputs_here(
+            "parti_350m_decode", {"image_ids": image[:, step : step + 1], **of_text, **past}, past=step
+        )
+    expected = {key: value for key, value in whole.items() if "text_" not in key}
+    assert_close(found, {**expected, "logits": whole["logits"][:, -1:]})
+
+
+def test_decoders_side_by_side_do_not_see_each_other() -> None:
+    ids = {f"{name}_ids": RANDOM.integers(0, 11, (2, 8)) for name in ("value", "type", "statement")}
+    plain = outputs_here("codefill", ids)
+    changed = outputs_here("codefill", {**ids, "type_ids": ids["type_ids"][:, ::-1].copy()})
+    np.testing.assert_array_equal(plain["value_logits"], changed["value_logits"])
+    assert np.abs(plain["type_logits"] - changed["type_logits"]).max() > 1e-4
+    first = outputs_here("codefill", {key: value[:, :7] for key, value in ids.items()}, sequence=7)
+    past = {key.replace("present", "past_key_values"): value for key, value in first.items() if "present" in key}
+    step = outputs_here("codefill_decode", {**{key: value[:, 7:] for key, value in ids.items()}, **past})
+    assert_close(step, plain)

@@ -13,6 +13,7 @@ import workloads
 from codesign.graph import Tensor, seeded_weight
 from tests.block_case import run_block
 from tests.workload_case import Array, assert_close, outputs_here
+from workloads.blocks.heads import HeadMixture, head_gates
 from workloads.blocks.routing import mixture_of_experts
 from workloads.counts import macs_of, parameters_of
 from workloads.moduleformer_molm import stick_breaking
@@ -114,3 +115,46 @@ def test_one_expert_is_the_dense_network() -> None:
     with_room = outputs_here("widenet_nlp_e4", inputs, capacity_factor=4.0)
     more_room = outputs_here("widenet_nlp_e4", inputs, capacity_factor=8.0)
     assert_close(more_room, with_room)  # four experts at factor four can take every token
+
+
+def test_heads_all_on_are_the_host() -> None:
+    tokens = np.random.default_rng(0).integers(0, 100, (2, 8))
+    sizes = {"width": 64, "heads": 8, "kv_heads": 2, "hidden": 96, "layers": 2, "vocabulary": 100}
+    host = outputs_here("llama3_8b", {"input_ids": tokens}, **sizes)["logits"]
+    routed = outputs_here("moh_llama3_8b", {"input_ids": tokens}, active=4)["logits"]
+    assert_close({"logits": routed[:, -1:]}, {"logits": host})
+    fewer = outputs_here("moh_llama3_8b", {"input_ids": tokens}, active=1)["logits"]
+    assert np.abs(fewer - routed).max() > 1e-2
+
+
+def test_each_token_has_the_shared_heads_and_as_many_others_as_are_active() -> None:
+    mixture = HeadMixture(heads=8, shared=3, active=2)
+    value = np.random.default_rng(0).standard_normal((2, 7, 16), dtype=np.float32)
+    [gates] = run_block(lambda graph, x: head_gates(graph, x, mixture), value)
+    on = gates[..., 0] > 0
+    assert on[:, :3].all()
+    np.testing.assert_array_equal(on[:, 3:].sum(1), 2)
+    assert on.mean() == mixture.share
+    np.testing.assert_allclose(gates[:, :3].sum(1) / 3 + gates[:, 3:].sum(1) / 2, 2, rtol=1e-5)
+
+
+def test_heads_skipped_are_heads_multiplied_by_zero() -> None:
+    random = np.random.default_rng(0)
+    inputs = {
+        "latent": random.standard_normal((2, 4, 8, 8), dtype=np.float32),
+        "time": np.array([[3.0], [700.0]], np.float32),
+        "label": np.array([1, 9]),
+    }
+    masked = outputs_here("moh_dit_xl_2_90", inputs)
+    skipped = outputs_here("moh_dit_xl_2_90", inputs, skip=True, capacity_factor=9.0)
+    assert_close(skipped, masked)
+
+
+def test_products_of_attention_scale_with_the_share_of_heads_that_are_on() -> None:
+    tokens, width, depth = 256, 1152, 28
+    masked, skipped = (macs_of(workloads.build("moh_dit_xl_2_90", configuration={"skip": skip})) for skip in (0, 1))
+    products = depth * 2 * tokens**2 * width
+    capacity = int(np.ceil(tokens * 8 / 10))  # eight of ten routed heads, rounded up to whole tokens
+    share = (6 * tokens + 10 * capacity) / (16 * tokens)
+    assert masked - skipped == pytest.approx((1 - share) * products, rel=1e-6)
+    assert share == pytest.approx(14 / 16, rel=0.01)

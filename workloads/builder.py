@@ -365,6 +365,24 @@ class Builder:
         [result] = self.node("Expand", [value, target], [shape], name)
         return result
 
+    def zeros(self, name: str, shape: Sequence[int]) -> Value:
+        """Zeros in float32, made in the graph and not stored."""
+        extents = self.integers(f"{name}.shape", list(shape))
+        [result] = self.node("ConstantOfShape", [extents], [shape], name, data_type=TensorProto.FLOAT)
+        return result
+
+    def compare(self, kind: str, left: Value, right: Value, name: str = "") -> Value:
+        """A comparison ("Less", "GreaterOrEqual", ...) with numpy's broadcasting: true or false."""
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        [result] = self.node(kind, [left, right], [shape], name, data_type=TensorProto.BOOL)
+        return result
+
+    def where(self, condition: Value, chosen: Value, other: Value, name: str = "") -> Value:
+        """`chosen` where the condition is true, else `other`, with numpy's broadcasting."""
+        shape = np.broadcast_shapes(condition.shape, chosen.shape, other.shape)
+        [result] = self.node("Where", [condition, chosen, other], [shape], name, data_type=chosen.data_type)
+        return result
+
     def cast(self, value: Value, data_type: int, name: str = "") -> Value:
         [result] = self.node("Cast", [value], [value.shape], name, data_type=data_type, to=int(data_type))
         return result

@@ -138,12 +138,7 @@ def _visible(graph: Builder, number: Value, cores: int, group: int, window: int)
     start = graph.multiply(graph.binary("Div", earliest, size, "group_number"), size, "near_start")
     core_end = graph.integers("core_ends", group * (1 + np.arange(cores)))
     key_at = graph.add(graph.integers("near", np.arange(-window, window)), first, "key_at")
-    far = _compare(graph, "LessOrEqual", core_end, start)
-    near = [_compare(graph, "GreaterOrEqual", key_at, start), _compare(graph, "LessOrEqual", key_at, query_at)]
+    far = graph.compare("LessOrEqual", core_end, start)
+    near = [graph.compare("GreaterOrEqual", key_at, start), graph.compare("LessOrEqual", key_at, query_at)]
     [both] = graph.node("And", near, [near[0].shape], "near_seen")
     return graph.concat([far, both], 1, "seen")
-
-
-def _compare(graph: Builder, kind: str, left: Value, right: Value) -> Value:
-    shape = np.broadcast_shapes(left.shape, right.shape)
-    return graph.node(kind, [left, right], [shape], data_type=9)[0]

@@ -15,7 +15,6 @@ from workloads.blocks.activation import activate
 from workloads.blocks.attention import merge_heads, scaled_dot_product, split_heads
 from workloads.blocks.convolution import conv_norm, convolution, transposed_convolution
 from workloads.blocks.dense import feed_forward, layer_norm, linear
-from workloads.blocks.recurrence import zeros
 from workloads.blocks.residual import residual
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
@@ -90,7 +89,7 @@ def largest(graph: Builder, value: Value, owner: Value, rows: int) -> Value:
     zero, as what is compared is not either."""
     batch, count, features = value.shape
     with graph.scope("largest"):
-        empty = zeros(graph, (batch, rows, features), "empty")
+        empty = graph.zeros("empty", (batch, rows, features))
         index = graph.expand(graph.unsqueeze(owner, [2]), (batch, count, features))
         [result] = graph.node("ScatterElements", [empty, index, value], [empty.shape], axis=1, reduction="max")
         return result
@@ -174,7 +173,7 @@ def scattered(graph: Builder, value: Value, places: Value, grid: int) -> Value:
     """Pillars (batch, pillars, width) on the grid, zeros where there is none: (batch, width, grid, grid)."""
     batch, count, width = value.shape
     with graph.scope("canvas"):
-        empty = zeros(graph, (batch, grid * grid, width), "empty")
+        empty = graph.zeros("empty", (batch, grid * grid, width))
         rows, columns = (graph.take(places, at, 2, "place") for at in range(2))
         cell = graph.add(graph.multiply(rows, graph.integers("grid", grid)), columns, "cell")
         index = graph.expand(graph.unsqueeze(cell, [2]), (batch, count, width))

@@ -50,8 +50,23 @@ def gpt2(
             f"workload '{graph.name}': past + sequence = {past + sequence}; expected at most {positions}, "
             "the number of learned positions"
         )
-    tokens = token_ids(graph, batch, sequence)
-    caches = read_cache(graph, batch, heads, past, width // heads, layers)
+    decoder(graph, token_ids(graph, batch, sequence), past, width, heads, layers, vocabulary, positions)
+
+
+def decoder(
+    graph: Builder,
+    tokens: Value,
+    past: int,
+    width: int,
+    heads: int,
+    layers: int,
+    vocabulary: int,
+    positions: int,
+    prefix: str = "",
+) -> None:
+    """The network on `tokens` (batch, sequence); its caches and logits are inputs and outputs after a `prefix`."""
+    batch, sequence = tokens.shape
+    caches = read_cache(graph, batch, heads, past, width // heads, layers, prefix)
     table = graph.weight("embedding/tokens/weight", vocabulary, width)
     value = _embed(graph, tokens, table, past, positions)
     mask = causal_mask(graph, sequence, past + sequence) if sequence > 1 else None
@@ -61,8 +76,8 @@ def gpt2(
             value, present = decoder_block(graph, value, heads, mask, cache)
             presents.append(present)
     value = last_token(graph, layer_norm(graph, value, "norm", EPSILON))
-    graph.output(tied_logits(graph, value, table), "logits")
-    write_cache(graph, presents)
+    graph.output(tied_logits(graph, value, table), f"{prefix}logits")
+    write_cache(graph, presents, prefix)
 
 
 def decoder_block(

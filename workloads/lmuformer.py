@@ -137,7 +137,7 @@ def _recurrent_memory(graph: Builder, signal: Value, transition: Array, drive: A
     step_matrix = graph.constant("transition", transition.T.astype(np.float32))
     into = graph.constant("drive", drive.astype(np.float32)[None])
     shape = (batch, memory)
-    [start] = graph.node("ConstantOfShape", [graph.integers("shape", shape)], [shape], "empty", data_type=1)
+    start = graph.zeros("empty", shape)
 
     def step(states: list[Value], slices: list[Value]) -> tuple[list[Value], list[Value]]:
         kept = graph.matmul(states[0], step_matrix, "kept")

@@ -79,7 +79,7 @@ def memory_layer(graph: Builder, value: Value, features: int, bits: int, name: s
     chunks = width // bits
     with graph.scope(name):
         cut = graph.reshape(value, (*lead, chunks, bits), "chunks")
-        positive = graph.node("Greater", [cut, graph.scalar("zero", 0.0)], [cut.shape], "signs", TensorProto.BOOL)[0]
+        positive = graph.compare("Greater", cut, graph.scalar("zero", 0.0), "signs")
         powers = graph.integers("powers", [2**bit for bit in range(bits)])
         digits = graph.multiply(graph.cast(positive, TensorProto.INT64), powers, "digits")
         rows = graph.add(

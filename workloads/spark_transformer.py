@@ -159,11 +159,8 @@ def thresholded_attention(
     parts = [predictor, size - predictor]
     (query_1, query_2), (key_1, key_2) = graph.split_sizes(grouped, parts), graph.split_sizes(key, parts)
     scores = _scores(graph, query_1, key_1, "predicted")
-    low = graph.node(
-        "Less", [scores, causal_threshold(graph, scores, kept, window)], [scores.shape], "low", data_type=9
-    )[0]
-    hidden = graph.scalar("hidden", -1e30)
-    [scores] = graph.node("Where", [low, hidden, scores], [scores.shape], "kept", data_type=1)
+    low = graph.compare("Less", scores, causal_threshold(graph, scores, kept, window), "low")
+    scores = graph.where(low, graph.scalar("hidden", -1e30), scores, "kept")
     mask = graph.once(f"mask_{queries}_{keys}_{window}", lambda: causal_mask(graph, queries, keys, window))
     weights = graph.unary("Softmax", graph.add(scores, mask, "masked"), axis=-1)
     served = activate(graph, _scores(graph, query_2, key_2, "served"), "softplus")
@@ -188,8 +185,8 @@ def gathered_attention(
     scores = _scores(graph, query_1, key_1, "predicted")
     threshold = statistical_threshold(graph, scores, kept)
     largest, places = top_indices(graph, scores, slots)
-    [low] = graph.node("Less", [largest, threshold], [largest.shape], "low", data_type=9)
-    [largest] = graph.node("Where", [low, graph.scalar("hidden", -1e30), largest], [largest.shape], "kept", data_type=1)
+    low = graph.compare("Less", largest, threshold, "low")
+    largest = graph.where(low, graph.scalar("hidden", -1e30), largest, "kept")
     weights = graph.unary("Softmax", largest, axis=-1)
 
     def gathered(source: Value, name: str) -> Value:

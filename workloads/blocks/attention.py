@@ -152,6 +152,21 @@ def attend(
     return context, Cache(*present)
 
 
+def cross_attention(
+    graph: Builder, value: Value, memory: Value | Cache, heads: int, bias: bool = True, name: str = "cross_attention"
+) -> tuple[Value, Cache]:
+    """Attention of `value` (batch, tokens, width) to an encoder's `memory` (batch, tokens, width), or to the keys and
+    values that an earlier step made of it. Returns the result, and those keys and values."""
+    width = value.shape[-1]
+    with graph.scope(name):
+        [query] = project_heads(graph, value, width, heads, "query", bias=bias)
+        if not isinstance(memory, Cache):
+            key, content = (project_heads(graph, memory, width, heads, role, bias=bias)[0] for role in ("key", "value"))
+            memory = Cache(key, content)
+        [context] = graph.node("Attention", [query, memory.key, memory.value], [query.shape])
+        return linear(graph, merge_heads(graph, context), width, "output", bias), memory
+
+
 def causal_mask(graph: Builder, queries: int, keys: int, window: int | None = None, name: str = "causal_mask") -> Value:
     """Added to scores (queries, keys): zero for keys up to each query's own, or the last `window` of them, the lowest
     float for others.

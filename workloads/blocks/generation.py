@@ -43,22 +43,25 @@ def language_model(
     graph.output(logits, "logits")
 
 
-def read_cache(graph: Builder, batch: int, heads: int, past: int, head_size: int, layers: int) -> list[Cache | None]:
-    """Inputs `past_key_values.<layer>.key|value` for each layer; None for each when there are no `past` tokens."""
+def read_cache(
+    graph: Builder, batch: int, heads: int, past: int, head_size: int, layers: int, prefix: str = ""
+) -> list[Cache | None]:
+    """Inputs `<prefix>past_key_values.<layer>.key|value` for each layer; None for each when there are no `past`
+    tokens."""
     if not past:
         return [None] * layers
     shape = (batch, heads, past, head_size)
     return [
-        Cache(*(graph.input(f"past_key_values.{layer}.{role}", shape) for role in ("key", "value")))
+        Cache(*(graph.input(f"{prefix}past_key_values.{layer}.{role}", shape) for role in ("key", "value")))
         for layer in range(layers)
     ]
 
 
-def write_cache(graph: Builder, presents: Sequence[Cache]) -> None:
-    """Outputs `present.<layer>.key|value` for each layer: the next step's past."""
+def write_cache(graph: Builder, presents: Sequence[Cache], prefix: str = "") -> None:
+    """Outputs `<prefix>present.<layer>.key|value` for each layer: the next step's past."""
     for layer, present in enumerate(presents):
-        graph.output(present.key, f"present.{layer}.key")
-        graph.output(present.value, f"present.{layer}.value")
+        graph.output(present.key, f"{prefix}present.{layer}.key")
+        graph.output(present.value, f"{prefix}present.{layer}.value")
 
 
 def read_states(graph: Builder, shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[States]:

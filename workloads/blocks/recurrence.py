@@ -59,7 +59,7 @@ def linear_recurrence(
     with graph.scope(name):
         if state is None:
             batch, heads, _, value_size = operands.value.shape
-            state = zeros(graph, (batch, heads, operands.key.shape[-1], value_size), "initial_state")
+            state = graph.zeros("initial_state", (batch, heads, operands.key.shape[-1], value_size))
         tokens = operands.query.shape[2]
         if tokens == 1:
             return _one_step(graph, operands, state)
@@ -70,12 +70,6 @@ def linear_recurrence(
         if operands.rates is not None:
             raise BadParameter(f"'{graph.name}': a decay of every element has no chunked form; use recurrent, parallel")
         return _chunked(graph, operands, state, _whole(graph, tokens, chunk), subchunk)
-
-
-def zeros(graph: Builder, shape: tuple[int, ...], name: str) -> Value:
-    """Zeros made in the graph, not stored."""
-    [result] = graph.node("ConstantOfShape", [graph.integers(f"{name}.shape", shape)], [shape], name, data_type=1)
-    return result
 
 
 def _whole(graph: Builder, tokens: int, chunk: int) -> int:
@@ -142,7 +136,7 @@ def _parallel(graph: Builder, operands: Recurrence, state: Value) -> tuple[Value
     elif operands.log_decay is not None:
         log_decay = graph.unsqueeze(operands.log_decay, [-1], "log_decay")
     else:
-        log_decay = zeros(graph, (*operands.key.shape[:3], 1, 1), "log_decay")
+        log_decay = graph.zeros("log_decay", (*operands.key.shape[:3], 1, 1))
 
     def combine(earlier: list[Value], later: list[Value]) -> list[Value]:
         decay = graph.unary("Exp", later[0], "decay")
@@ -236,7 +230,7 @@ def _channel_decay_local(
     if rows == chunk:
         return local
     ends = graph.slice(decay, -1, rows, -2, "log_decay_at_ends")
-    first = zeros(graph, (*ends.shape[:3], 1, *ends.shape[4:]), "log_decay_at_first")
+    first = graph.zeros("log_decay_at_first", (*ends.shape[:3], 1, *ends.shape[4:]))
     starts = graph.concat([first, graph.slice(ends, 0, -1, 3, "ends")], 3, "log_decay_at_starts")
     from_start = graph.unary("Exp", graph.binary("Sub", decay, starts), "decay_from_start")
     before = graph.binary("Sub", starts, graph.unsqueeze(since_start, [3]), "log_decay_before")
@@ -296,7 +290,7 @@ def unit_lower_inverse(graph: Builder, lower: Value, name: str = "inverse") -> V
             place = graph.transpose(unit_row, (*range(axis), axis + 1, axis), "place")
             return [graph.add(states[0], graph.multiply(place, row, "placed"), "rows")], []
 
-        [inverse], _ = graph.scan(step, [zeros(graph, lower.shape, "no_rows")], [lower, rows], axis=axis, name="rows")
+        [inverse], _ = graph.scan(step, [graph.zeros("no_rows", lower.shape)], [lower, rows], axis=axis, name="rows")
         return inverse
 
 

@@ -72,15 +72,13 @@ def _placed(graph: Builder, gates: Value, chosen: Value, in_order: Value, expert
     tokens, choices = gates.shape
     count, slots = tokens * choices, experts * capacity
     numbers = graph.integers("experts", range(experts))
-    [mine] = graph.node(
-        "Equal", [graph.unsqueeze(in_order, [1]), numbers], [(count, experts)], "mine", TensorProto.BOOL
-    )
+    mine = graph.compare("Equal", graph.unsqueeze(in_order, [1]), numbers, "mine")
     mine = graph.cast(mine, TensorProto.INT32, "mine_counted")
     ahead = graph.cumulative_sum(mine, 0, "ahead", exclusive=1)
     place = graph.cast(graph.sum(graph.multiply(mine, ahead), [1], "place"), TensorProto.INT64, "place_in_expert")
     slot = graph.add(graph.multiply(in_order, graph.integers("capacity", capacity), "first_slot"), place, "wanted_slot")
-    [free] = graph.node("Less", [place, graph.integers("capacity", capacity)], [(count,)], "free", TensorProto.BOOL)
-    [slot] = graph.node("Where", [free, slot, graph.integers("none", slots)], [(count,)], "slot", TensorProto.INT64)
+    free = graph.compare("Less", place, graph.integers("capacity", capacity), "free")
+    slot = graph.where(free, slot, graph.integers("none", slots), "slot")
     [empty] = graph.node(
         "Expand", [graph.integers("no_entry", [count]), graph.integers("slots.shape", [slots + 1])], [(slots + 1,)]
     )

@@ -14,7 +14,7 @@ def with_previous_block(graph: Builder, value: Value) -> Value:
     earlier = graph.slice(value, 0, -1, 2, "earlier") if value.shape[2] > 1 else None
     shape = [*value.shape]
     shape[2] = 1
-    [first] = graph.node("ConstantOfShape", [graph.integers("first.shape", shape)], [shape], "first", data_type=1)
+    first = graph.zeros("first", shape)
     previous = graph.concat([first, earlier], 2, "previous") if earlier else first
     return graph.concat([previous, value], 3, "two_blocks")
 

@@ -15,14 +15,12 @@ def leaky_integrate_and_fire(
     def step(states: list[Value], slices: list[Value]) -> tuple[list[Value], list[Value]]:
         charge = graph.binary("Sub", slices[0], states[0], "charge")
         potential = graph.add(states[0], graph.multiply(charge, graph.scalar("rate", 1 / tau)), "potential")
-        [fires] = graph.node(
-            "GreaterOrEqual", [potential, graph.scalar("threshold", threshold)], [shape], "fires", data_type=9
-        )
+        fires = graph.compare("GreaterOrEqual", potential, graph.scalar("threshold", threshold), "fires")
         spikes = graph.cast(fires, value.data_type, "spikes")
         silent = graph.binary("Sub", graph.scalar("one", 1.0), spikes, "silent")
         return [graph.multiply(potential, silent, "reset")], [spikes]
 
     with graph.scope(name):
-        [start] = graph.node("ConstantOfShape", [graph.integers("shape", shape)], [shape], "rest", data_type=1)
+        start = graph.zeros("rest", shape)
         _, [spikes] = graph.scan(step, [start], [value], axis=time_axis, name="time")
         return spikes
