@@ -565,6 +565,10 @@ def calibrate(
 
 @app.command()
 def bench(
+    sections: Annotated[
+        list[str] | None,
+        typer.Argument(help="commands, simulation, models, mapping, engine, executor, formats; all when none is named"),
+    ] = None,
     peers: Annotated[
         bool, typer.Option("--peers", help="install peers in environments of their own and time them")
     ] = False,
@@ -574,7 +578,7 @@ def bench(
 
     from codesign.study.bench import bench as run
 
-    run(Console(), peers)
+    run(Console(), peers, sections or ())
 
 
 @app.command()

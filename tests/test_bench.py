@@ -2,8 +2,9 @@ import pytest
 from rich.console import Console
 
 from codesign.engine import run
+from codesign.errors import BadParameter
 from codesign.study import bench as subject
-from codesign.study import peers
+from codesign.study import bench_executor, peers
 from codesign.study.bench import Effort, Figure
 from codesign.study.bench_engine import SHAPES, pipeline, simpy_pipeline
 
@@ -124,3 +125,22 @@ def test_a_definition_is_measured_in_a_process_of_its_own():
     found = peers.run_script("build_model", {"model": "vit_tiny"})
     assert found["seconds"] > 0
     assert 10e6 < found["bytes"] < 1e9
+
+
+def test_the_executor_and_its_peer_run_the_same_network_in_processes_of_their_own(tmp_path):
+    case = bench_executor._exported("mlperf_tiny_kws", 2.0, tmp_path)
+    costs = [bench_executor._cost(case, by, 1, 1) for by in ("codesign", "onnxruntime", "reference")]
+    for cost in costs:
+        assert cost.processor > 0
+        assert cost.seconds > 0
+        assert 10e6 < cost.bytes < 1e9
+    assert costs[0].less(costs[1]).seconds == min(costs[0].seconds, costs[1].seconds)
+
+
+def test_sections_are_chosen_by_name(monkeypatch):
+    console = Console(width=100, record=True)
+    monkeypatch.setitem(subject.SECTIONS, "engine", ("Events", lambda effort, peers: iter([Figure("one", 1.0)])))
+    subject.bench(console, peers=False, sections=["engine"])
+    assert "Events" in console.export_text()
+    with pytest.raises(BadParameter, match="no section 'engines'; did you mean engine"):
+        subject.bench(console, peers=False, sections=["engines"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from codesign.errors import BadModel
+from codesign.errors import BadModel, CodesignError
 from codesign.frontend import annotate, from_proto, load
+from codesign.frontend.lazy import without_large_values
 from codesign.graph import Graph
 from tests.test_frontend import floats, integers, model_of
 
@@ -207,3 +212,45 @@ def test_metadata_names_unnamed_nodes_as_operations_do(tmp_path: Path) -> None:
 def test_integer_constants_are_no_parameters() -> None:
     nodes = [helper.make_node("Gather", ["x", "i"], ["y"], axis=1)]
     assert from_proto(model_of(nodes, {"x": [1, 9]}, ["y"], {"i": integers(3, 4)})).parameters == 0
+
+
+def large_model(value: np.ndarray[Any, Any]) -> onnx.ModelProto:
+    """A model with one large and one small weight, both in the file."""
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])],
+                     {"x": [1, 200]}, ["y"])  # fmt: skip
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(value, "w"), numpy_helper.from_array(np.ones(300, np.float32), "b")]
+    )
+    return model
+
+
+def test_large_values_stay_in_the_file(tmp_path: Path) -> None:
+    value = np.random.default_rng(0).standard_normal((200, 300), dtype=np.float32)
+    path = saved(tmp_path, large_model(value))
+    slim = without_large_values(path)
+    assert slim is not None
+    assert len(slim) < 3000
+    graph = load(path)
+    np.testing.assert_array_equal(values(graph), value)
+    np.testing.assert_array_equal(values(graph, "b"), np.ones(300, np.float32))
+    assert values(graph).flags.aligned  # type: ignore[union-attr]
+
+
+def test_a_model_behind_a_link_is_read_whole(tmp_path: Path) -> None:
+    value = np.ones((200, 300), np.float32)
+    (tmp_path / "here").mkdir()
+    link = tmp_path / "here" / "link.onnx"
+    link.symlink_to(saved(tmp_path, large_model(value)))
+    np.testing.assert_array_equal(values(load(link)), value)
+
+
+@given(st.integers(0, 250_000), st.integers(0, 255))
+@settings(max_examples=40)
+def test_a_damaged_file_is_walked_without_harm(place: int, byte: int) -> None:
+    content = bytearray(large_model(np.ones((200, 300), np.float32)).SerializeToString())
+    content[place % len(content)] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(bytes(content) if place % 3 else bytes(content[: place % len(content)]) or b"0")
+        with contextlib.suppress(CodesignError):
+            values(load(path))

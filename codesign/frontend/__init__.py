@@ -31,10 +31,10 @@ def load(
     executed only, may hold values whose shape comes from data: they are named in its `unknown`. Raises BadModel and its
     subclasses, naming file, node, reason.
     """
-    from codesign.frontend.read import read_model
+    from codesign.frontend.read import read_structure
 
     file = Path(path)
-    return from_proto(read_model(file), str(file), file.parent, batch, bind, shapes, dynamic)
+    return from_proto(read_structure(file), str(file), file.parent, batch, bind, shapes, dynamic)
 
 
 def from_proto(

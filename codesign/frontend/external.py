@@ -121,7 +121,8 @@ def _reader(path: Path, offset: int, described: Tensor) -> Callable[[], Array]:
         if described.elements == 0:
             return np.zeros(described.shape, numpy_dtype(described.dtype))
         if kind.bits >= 8:
-            return np.memmap(path, numpy_dtype(described.dtype), "r", offset, described.shape)
+            mapped = np.memmap(path, numpy_dtype(described.dtype), "r", offset, described.shape)
+            return mapped if mapped.flags.aligned else np.array(mapped)
         packed = onnx.TensorProto(data_type=ENUM_OF[described.dtype], dims=described.shape)
         packed.raw_data = np.memmap(path, np.uint8, "r", offset, (described.bytes,)).tobytes()
         return to_array(packed, described.shape, described.dtype)

@@ -15,6 +15,20 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 def read_model(path: Path) -> onnx.ModelProto:
     """The model in the file at `path`, external data not read. Raises BadModel naming the file and the reason."""
+    _check(path)
+    return _parsed_whole(path)
+
+
+def read_structure(path: Path) -> onnx.ModelProto:
+    """`read_model` with large values left in the file, as external data that lies in it."""
+    from codesign.frontend.lazy import without_large_values
+
+    _check(path)
+    slim = without_large_values(path)
+    return _parsed_whole(path) if slim is None else parse(slim, str(path))
+
+
+def _check(path: Path) -> None:
     if not path.exists():
         raise BadModel(f"{path}: no such file")
     if not path.is_file():
@@ -26,6 +40,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise BadModel(
             f"{path}: {size} bytes are more than a protobuf can hold (2 GiB); save its weights as external data"
         )
+
+
+def _parsed_whole(path: Path) -> onnx.ModelProto:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codesign.errors import BadParameter, nearest
 from codesign.report import units
 from codesign.study import peers as other
 from codesign.study.bench_engine import SHAPES, pipeline, simpy_pipeline
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 SECONDS, BYTES = "s", "B"
+LEAST_MEMORY = 4e6
+"""Bytes; less is lost in what the libraries themselves hold, which differs by as much from run to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +63,30 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is timed: repeats of each figure, firings of an engine's program, points of a sweep."""
+    """How much is timed: repeats of each figure, firings of an engine's program, points of a sweep, turns of
+    processes."""
 
     repeats: int = 5
     firings: int = 1_000_000
     points: int = 100
+    turns: int = 2
 
 
-def bench(console: Console, peers: bool) -> None:
-    """Print the figures section by section, as each is ready. `peers` installs those that are no dependency."""
+def bench(console: Console, peers: bool, sections: Collection[str] = ()) -> None:
+    """Print the figures section by section, as each is ready: of all, or of those named. `peers` installs those that
+    are no dependency. Raises BadParameter for a section that there is not."""
+    for name in sections:
+        if name not in SECTIONS:
+            raise BadParameter(f"bench has no section '{name}'{nearest(name, SECTIONS)}; it has {', '.join(SECTIONS)}")
     console.print(machine(), style="dim")
     effort, failures = Effort(), list(other.NOT_RUN if peers else ())
-    for title, section in SECTIONS.items():
-        found = list(section(effort, peers))
+    for name in sections or SECTIONS:
+        title, section = SECTIONS[name]
+        found = []
+        with console.status(title) as status:
+            for figure in section(effort, peers):
+                found.append(figure)
+                status.update(f"{title}: {figure.name} done")
         console.print(table(title, found), "")
         failures += [f"{figure.peer}: {figure.failure}" for figure in found if figure.failure]
     for failure in dict.fromkeys(failures):
@@ -172,12 +186,28 @@ def engine_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
 
 
 def executor_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
-    """The executor beside onnxruntime, both on one thread, with the BLAS library's own choice of kernels."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("resnet50", "vit_tiny"):
-            task = {"model": _exported(name, folder), "repeats": effort.repeats}
-            ours = other.run_script("execute_codesign", task)["seconds"]
-            yield _beside(Figure(f"execute {name}", ours), True, "onnxruntime", "execute_onnxruntime", task)
+    """The executor beside onnxruntime, both with the same threads: the best time of all threads, processor time on one
+    thread, the most memory the process held, and that beyond what it holds for a network that is hardly there."""
+    from codesign.study.bench_executor import MEMORY_BOUND, comparisons
+
+    try:
+        for found in comparisons(effort.turns, effort.repeats, peers):
+            name, bound = found.case.name, found.case.bound
+
+            def row(what: str, ours: float, theirs: float, bound: float, unit: str = SECONDS) -> Figure:
+                return Figure(what, ours, unit, bound * theirs, "onnxruntime", theirs)
+
+            yield row(f"{name}, {found.threads} threads", found.ours.seconds, found.theirs.seconds, bound)
+            yield row(f"{name}, processor", found.ours_alone.processor, found.theirs_alone.processor, bound)
+            yield row(f"{name}, memory", found.ours.bytes, found.theirs.bytes, MEMORY_BOUND, BYTES)
+            own, other = found.ours.bytes - found.our_base, found.theirs.bytes - found.their_base
+            if min(own, other) > LEAST_MEMORY:
+                yield row(f"{name}, own memory", own, other, MEMORY_BOUND, BYTES)
+            if found.reference is not None:
+                ours = found.ours_alone.seconds
+                yield Figure(f"{name}, 1 thread", ours, peer="ReferenceEvaluator", theirs=found.reference)
+    except PeerFailed as error:
+        yield Figure("networks", 0.0, peer="onnxruntime", failure=str(error))
 
 
 def format_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
@@ -188,14 +218,15 @@ def format_figures(effort: Effort, peers: bool) -> Iterator[Figure]:
         yield figure if theirs is None else replace(figure, theirs=ELEMENTS / _best(theirs, effort.repeats))
 
 
-SECTIONS: dict[str, Callable[[Effort, bool], Iterator[Figure]]] = {
-    "Commands, each in a fresh process": command_figures,
-    "Simulation of networks": simulation_figures,
-    "Models": model_figures,
-    "Operators on an edge NPU": mapping_figures,
-    "Event engine, nothing skipped": engine_figures,
-    "Execution on one thread": executor_figures,
-    "Number formats on one thread": format_figures,
+Section = Callable[[Effort, bool], Iterator[Figure]]
+SECTIONS: dict[str, tuple[str, Section]] = {
+    "commands": ("Commands, each in a fresh process", command_figures),
+    "simulation": ("Simulation of networks", simulation_figures),
+    "models": ("Models", model_figures),
+    "mapping": ("Operators on an edge NPU", mapping_figures),
+    "engine": ("Event engine, nothing skipped", engine_figures),
+    "executor": ("Execution, each in processes of its own that take turns", executor_figures),
+    "formats": ("Number formats on one thread", format_figures),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).with_name("bench_scripts")
-SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 PATIENCE_S = 900
 
 
@@ -53,11 +53,11 @@ ONNX_TOOL = Peer(("onnx-tool==1.0.1",))
 NOT_RUN = ("ethos-u-vela: reads TensorFlow Lite files only, and the networks here are ONNX",)
 
 
-def run_script(name: str, task: Mapping[str, Any], python: Path | None = None) -> dict[str, Any]:
+def run_script(name: str, task: Mapping[str, Any], python: Path | None = None, threads: int = 1) -> dict[str, Any]:
     """What the script `name` of `bench_scripts` prints, given `task`, both JSON; by this interpreter or by `python`,
-    on one thread. Raises PeerFailed."""
+    on one thread unless more are allowed. Raises PeerFailed."""
     command = [str(python or sys.executable), str(SCRIPTS / f"{name}.py"), json.dumps(task)]
-    lines = _call(command, clean_environment() | SINGLE_THREAD).splitlines()
+    lines = _call(command, clean_environment() | dict.fromkeys(THREAD_LIMITS, str(threads))).splitlines()
     try:
         found: dict[str, Any] = json.loads(lines[-1])
     except (IndexError, ValueError) as error:
