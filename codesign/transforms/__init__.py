@@ -31,6 +31,7 @@ PIPELINE = (
     Pass("fold_views", "views"),
     Pass("fold_padding", "padding"),
     Pass("fold_batch_normalisation", "batch_normalisation"),
+    Pass("fold_channel_affine", "channel_affine"),
     Pass("unflatten_gemm", "flattened_gemm"),
     Pass("fuse_normalisations", "normalisations"),
     Pass("fuse_group_normalisations", "group_normalisation"),
