@@ -145,3 +145,13 @@ def test_an_id_outside_the_table_is_named():
     inputs = [numbers(2, 5) + 5, None, normal(9, 8), normal(12, 8), None, normal(8), normal(8)]
     with pytest.raises(BadModel, match=r"ids from \d+ to \d+ in a table of 9 rows"):
         NodeCase("EmbedLayerNormalization", inputs, 2, **MICROSOFT).computed()
+
+
+@pytest.mark.parametrize("kind", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+@pytest.mark.parametrize("skip", [(2, 6, 8), (1, 6, 8), (6, 8)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_sum_and_normalisation(kind, skip, dtype):
+    vectors = [normal(8, seed=seed) for seed in ((1, 2, 3) if kind == "SkipLayerNormalization" else (1, 3))]
+    inputs = [array.astype(dtype) for array in (normal(2, 6, 8), normal(*skip, seed=4), *vectors)]
+    tolerance = 1e-4 if dtype == np.float32 else 2.0**-10
+    NodeCase(kind, inputs, epsilon=1e-5, **MICROSOFT).check(tolerance)

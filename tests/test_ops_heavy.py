@@ -152,7 +152,7 @@ def test_transposed_convolution(rank, groups, attributes):
     assert case.work().macs == positions * 4 * 3 * 3**rank
 
 
-@pytest.mark.parametrize("activation", ["Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid"])
+@pytest.mark.parametrize("activation", ["Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish"])
 def test_fused_convolution(activation):
     parameters = {"LeakyRelu": [0.2], "Clip": [-0.5, 0.5], "HardSigmoid": [0.3, 0.4]}.get(activation)
     attributes = {"activation_params": parameters} if parameters else {}

@@ -8,7 +8,7 @@ from onnx import helper
 
 from codesign.errors import BadModel
 from codesign.work import Contraction
-from tests.onnx_case import NodeCase, normal
+from tests.onnx_case import NodeCase, normal, relative_error
 from tests.test_ops_quantised import bytes_like, scalar
 
 
@@ -98,6 +98,29 @@ def test_product_with_packed_weights(bits, zeros, depth):
     NodeCase(
         "MatMulNBits", inputs, domain="com.microsoft", N=5, K=depth, block_size=32, bits=bits, accuracy_level=1
     ).check()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_product_with_packed_weights_whose_other_side_may_be_rounded(bits, block, zeros):
+    """Agreement to float32's rounding, where what is rounded away is a thousand times that."""
+    columns, depth = 48, 128
+    inputs = [
+        normal(5, depth),
+        bytes_like(columns, depth // block, block * bits // 8),
+        np.abs(normal(columns, depth // block)),
+    ]
+    inputs[0][0, :block] = 0
+    inputs += [bytes_like(columns, -(-(depth // block) * bits // 8))] if zeros else []
+    case = NodeCase(
+        "MatMulNBits", inputs, domain="com.microsoft", N=columns, K=depth, block_size=block, bits=bits,
+        accuracy_level=4, constants=(1, 2, 3),
+    )  # fmt: skip
+    case.check(1e-6)
+    exact = NodeCase("MatMulNBits", inputs, domain="com.microsoft", N=columns, K=depth, block_size=block, bits=bits)
+    assert relative_error(exact.computed()[0], case.expected()[0]) > 1e-3
+    assert case.work().flops > exact.work().flops
 
 
 def test_rows_of_packed_weights_name_their_block():

@@ -109,6 +109,7 @@ class Conv(Operator):
 # The parameters that an activation takes from `activation_params`, in order. Clip is two comparisons.
 _FUSED_ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": (),
+    "HardSwish": (),
 }  # fmt: skip
 _CLIP_FLOPS = 2
 

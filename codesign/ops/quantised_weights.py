@@ -65,12 +65,16 @@ class QGemm(Operator):
         return replace(product, kind=op.kind, reads=product.reads + others, epilogue_flops=flops)
 
 
+_BYTES_SUFFICE = 4
+"""The `accuracy_level` that lets floats be rounded to 8 bits."""
+
+
 @operator("MatMulNBits", domain="com.microsoft")
 class MatMulNBits(Operator):
     """A B' of floats and weights of `bits` bits. B is (N, blocks, packed bytes) with the first weight in the lowest
     bits; scales and zero points are (N, blocks), these packed likewise or of A's type, half the range when not given.
-    `g_idx` (K) names the block of each row of the weights when they are not in order. `accuracy_level` lets onnxruntime
-    round A to 8 bits: the product here stays in A's type.
+    `g_idx` (K) names the block of each row of the weights when they are not in order. `accuracy_level` 4 lets A be
+    rounded to 8 bits, symmetric by the blocks of the weights, which onnxruntime does on CPUs.
     """
 
     @staticmethod
@@ -95,8 +99,20 @@ class MatMulNBits(Operator):
 
     def compute(self, op: Op, inputs: Sequence[Array | None]) -> list[Array]:
         values, bias = required(op, inputs, 0, "A"), optional(inputs, 5)
-        product = matmul(widened(values), self._weights(op, inputs).T)
+        left = widened(values)
+        if int(op.attributes.get("accuracy_level", 0)) == _BYTES_SUFFICE:
+            left = self._rounded(op, left)
+        product = matmul(left, self._weights(op, inputs).T)
         return [narrowed(product if bias is None else product + widened(bias), values.dtype)]
+
+    def _rounded(self, op: Op, values: Array) -> Array:
+        """`values` as floats that 8-bit integers with one scale a block stand for."""
+        _, depth, block, _ = self._extents(op)
+        padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -depth % block)])
+        blocks = padded.reshape(*values.shape[:-1], -1, block)
+        scales = np.abs(blocks).max(axis=-1, keepdims=True) / values.dtype.type(127)
+        whole = np.rint(np.divide(blocks, scales, out=np.zeros_like(blocks), where=scales > 0))
+        return np.asarray((whole * scales).reshape(padded.shape)[..., :depth])
 
     def _weights(self, op: Op, inputs: Sequence[Array | None]) -> Array:
         """The weights (N, K) as floats."""
@@ -124,11 +140,12 @@ class MatMulNBits(Operator):
         columns, depth, _, bits = self._extents(op)
         left, packed = required(op, inputs, 0, "A"), required(op, inputs, 1, "B")
         bias = outputs[0].elements if optional(inputs, 5) is not None else 0
+        rounded = int(op.attributes.get("accuracy_level", 0)) == _BYTES_SUFFICE
         return Contraction(
             kind=op.kind,
             reads=(left.operand(), Operand(columns * depth, f"uint{bits}", packed.role), *operands(inputs, 2, 3, 4, 5)),
             writes=operands(outputs),
-            epilogue_flops=int(DEQUANTISE_FLOPS * columns * depth) + bias,
+            epilogue_flops=int(DEQUANTISE_FLOPS * columns * depth + QUANTISE_FLOPS * left.elements * rounded) + bias,
             batch=1,
             m=left.elements // depth,
             n=columns,
