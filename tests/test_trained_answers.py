@@ -60,7 +60,7 @@ def show(capsys):
 def _archive() -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("notes.txt", "an archive of one file\n" * 40)
+        archive.writestr(zipfile.ZipInfo("notes.txt", (2020, 1, 1, 0, 0, 0)), "an archive of one file\n" * 40)
     return content.getvalue()
 
 

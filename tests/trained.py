@@ -137,6 +137,6 @@ TRAINED = (
 
 
 def named(ending: str) -> Trained:
-    """The network whose file ends so."""
-    (found,) = (trained for trained in TRAINED if trained.file.endswith(ending))
+    """The network whose file is called so, or whose path ends so."""
+    (found,) = (trained for trained in TRAINED if f"/{trained.file}".endswith(f"/{ending}"))
     return found
