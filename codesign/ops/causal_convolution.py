@@ -23,6 +23,7 @@ _GPU_ONLY = {
 }
 
 
+@operator("CausalConvWithState")
 @operator("CausalConvWithState", domain="com.microsoft")
 class CausalConvWithState(Operator):
     """Inputs: values (batch, channels, length), or (batch, length, channels...) with `channels_last`, weights

@@ -36,6 +36,7 @@ class Extents:
         return max(self.query_heads, self.heads)
 
 
+@operator("LinearAttention")
 @operator("LinearAttention", domain="com.microsoft")
 class LinearAttention(Operator):
     """Inputs: query, key, value (batch, steps, heads * width), past state (batch, heads, keys, values), decay as a
