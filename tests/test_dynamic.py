@@ -17,6 +17,7 @@ from codesign.frontend import from_proto
 from codesign.graph import Graph
 from codesign.lower import lower
 from codesign.transforms import optimise
+from codesign.work import Scan
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
@@ -246,3 +247,20 @@ def test_an_input_without_a_shape_takes_any():
         np.testing.assert_array_equal(Executor(graph).run({"x": x})["y"], np.maximum(x, 0))
     with pytest.raises(BadParameter, match=r"'x' has no shape"):
         random_inputs(graph, 0)
+
+
+def test_a_loop_is_counted_with_the_trips_bound_to_it():
+    with pytest.raises(UnboundDimension, match=r"trips depends on data; .* or bind 'doubling.trips'"):
+        from_proto(doubling())
+    graph = from_proto(doubling(), bind={"doubling.trips": 12})
+    assert graph.tensors["all"].shape == (12, 3)
+    assert any("counted with 12 trips" in warning for warning in graph.warnings)
+    (work,) = lower(graph)
+    assert isinstance(work, Scan)
+    assert work.steps == 12
+    assert (
+        simulate(graph, device("host")).latency_s
+        > simulate(from_proto(doubling(), bind={"doubling.trips": 6}), device("host")).latency_s
+    )
+    with pytest.raises(BadParameter, match=r"no dimension 'double.trips'.*doubling.trips"):
+        from_proto(doubling(), bind={"double.trips": 12})

@@ -79,8 +79,9 @@ def test_a_shape_depending_on_data_may_be_given_by_the_name_the_model_has_for_it
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     assert shapes(from_proto(model, bind={"words": 4}))[0] == (2, 4)
-    with pytest.raises(BadModel, match="depends on data"):
+    with pytest.raises(BadModel, match="shape depends on 'X', which the model computes"):
         from_proto(model)
+    assert set(from_proto(model, bind={"words": 4}, dynamic=True).unknown) == {"y", "n"}
 
 
 def same_as_single_samples(model: onnx.ModelProto, batch: int = 3) -> Graph:

@@ -26,7 +26,8 @@ def load(
 ) -> Graph:
     """The ONNX file at `path` as a Graph, every dimension known, shape arithmetic folded, functions inlined.
 
-    `bind` gives symbolic dimensions their sizes, `shapes` whole inputs theirs; those left are 1, with a warning.
+    `bind` gives symbolic dimensions their sizes (and a Loop, as `NODE.trips`, a number of trips to count with where its
+    data decide), `shapes` whole inputs theirs; those left are 1, with a warning.
     `batch` sets the leading dimension of the inputs. Weights stay on disk until asked for. A `dynamic` graph, to be
     executed only, may hold values whose shape comes from data: they are named in its `unknown`. Raises BadModel and its
     subclasses, naming file, node, reason.

@@ -41,6 +41,17 @@ def check_names(graph: onnx.GraphProto) -> None:
             taken.add(name)
 
 
+def node_names(graph: onnx.GraphProto, kind: str) -> list[str]:
+    """Names of the nodes of an operator, those in bodies included."""
+    names, pending = [], [graph]
+    while pending:
+        for node in pending.pop().node:
+            if node.op_type == kind and node.name:
+                names.append(node.name)
+            pending += [item.g for item in node.attribute if item.type == onnx.AttributeProto.GRAPH]
+    return names
+
+
 def _check_unique(what: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:

@@ -31,6 +31,8 @@ from codesign.graph import Op, Tensor
 CONTROL: dict[tuple[str, str], Handler] = {}
 MOST_TRIPS = 64
 """Loops of more trips than this stay loops."""
+TRIPS = ".trips"
+"""Ending of the name by which the trips of a Loop are bound, after the node's own name."""
 MOST_UNROLLED = 4096
 """Nodes that unrolling one loop may make; more stay a loop."""
 
@@ -60,7 +62,9 @@ def loop(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
     before = walk.mark()
     states: list[Meaning] = [scope.meaning(item, name) for item in node.input[2:]]
     bounded = limit is None or limit <= MOST_TRIPS
-    possible = bounded and condition is not None and (limit is not None or not limit_name)
+    possible = (
+        node.name not in walk.trips and bounded and condition is not None and (limit is not None or not limit_name)
+    )
     if possible:
         outputs = _unrolled_loop(walk, node, name, scope, body, states, limit, condition)
         if outputs is not None:
@@ -223,9 +227,15 @@ def _keep_loop(
             break
         walk.restore(before)
         carried = [reason or one for reason, one in zip(reasons, carried, strict=True)]
-    trips = None if limit is None else max(int(limit), 0)
+    declared = None if walk.dynamic else walk.trips.get(node.name)
+    trips = declared if declared is not None else None if limit is None else max(int(limit), 0)
     if trips is None and not walk.dynamic:
-        raise UnboundDimension(f"node '{name}' (Loop): the number of trips depends on data; make it a constant")
+        raise UnboundDimension(
+            f"node '{name}' (Loop): the number of trips depends on data; make it a constant, or bind "
+            f"'{node.name or 'NAME'}{TRIPS}' to the number to count with"
+        )
+    if declared is not None:
+        walk.warnings.append(f"node '{name}' (Loop): counted with {declared} trips, as bound; its data decide")
     exact = condition is True and as_scalar(walk.constant(graph.outputs[0])) is True
     results: list[Result] = list(carried)
     for item in graph.outputs[1 + len(carried) :]:

@@ -10,6 +10,7 @@ import onnx
 
 from codesign.errors import BadModel, BadParameter, CodesignError
 from codesign.frontend import check
+from codesign.frontend.control import TRIPS
 from codesign.frontend.external import WeightReader
 from codesign.frontend.handlers import HANDLERS
 from codesign.frontend.infer import MALFORMED
@@ -58,11 +59,15 @@ def _converted(model: onnx.ModelProto, source: str, folder: Path | None, sizes: 
     stored = {item.name for item in graph.initializer} | {item.values.name for item in graph.sparse_initializer}
     inputs = [item for item in graph.input if item.name not in stored]
     known = [item for item in inputs if item.name in sizes.shapes or not sizes.dynamic or has_shape(item)]
-    dimensions = Dimensions(known, _inner_symbols(graph), sizes.bind, batch, sizes.shapes)
+    loops = [f"{name}{TRIPS}" for name in check.node_names(graph, "Loop")]
+    dimensions = Dimensions(known, [*_inner_symbols(graph), *loops], sizes.bind, batch, sizes.shapes)
+    trips = {name.removesuffix(TRIPS): dimensions.sizes[name] for name in loops if name in dimensions.sizes}
     shapes = {item.name: dimensions.shape(item) for item in known}
     unknown = [item.name for item in inputs if item.name not in shapes]
     declared = _declared(graph, dimensions)
-    walk, scope = walked(model, WeightReader(folder), shapes, declared, unknown=unknown, dynamic=sizes.dynamic)
+    walk, scope = walked(
+        model, WeightReader(folder), shapes, declared, unknown=unknown, dynamic=sizes.dynamic, trips=trips
+    )
     if batch is not None and not dimensions.batch_is_symbolic and batch != _leading(shapes):
         walk, scope = rebatched(model, folder, shapes, walk, batch)
     converted = finished(model, walk, scope, tuple(item.name for item in inputs))
@@ -78,7 +83,7 @@ def rebatched(
     adjust = Rebatch(base, _leading(shapes), batch)
     try:
         new = adjust.input_shapes(shapes)
-        walk, scope = walked(model, WeightReader(folder), new, {}, adjust, base.unknown, base.dynamic)
+        walk, scope = walked(model, WeightReader(folder), new, {}, adjust, base.unknown, base.dynamic, base.trips)
     except BadModel as error:
         if "cannot change the batch" in str(error):
             raise
@@ -95,11 +100,12 @@ def walked(
     adjust: Adjust | None = None,
     unknown: Collection[str] = (),
     dynamic: bool = False,
+    trips: Mapping[str, int] | None = None,
 ) -> tuple[Walk, Scope]:
     """One pass over the model with inputs of the `shapes` given. Raises BadModel naming the node at fault."""
     graph = model.graph
     functions = {(item.domain, item.name, item.overload): item for item in model.functions}
-    walk = Walk(reader, HANDLERS, functions, declared, adjust, dynamic)
+    walk = Walk(reader, HANDLERS, functions, declared, adjust, dynamic, trips or {})
     scope = Scope({}, check.opset_imports(model.opset_import))
     for item in graph.input:
         if item.name in shapes:

@@ -58,7 +58,8 @@ def _allowed_types(domain: str, kind: str, opset: int) -> tuple[frozenset[str], 
 def infer_outputs(
     op: Op, inputs: Sequence[Value | None], node: onnx.NodeProto | None, declared: Mapping[str, ShapeAndType]
 ) -> list[ShapeAndType]:
-    """Shape and type of each output of `op`; `declared` holds what the model itself states, by ONNX output name.
+    """Shape and type of each output of `op`; `declared` holds what the model itself states, by ONNX output name: it
+    counts where data would decide, and where nobody else knows.
 
     Raises UnsupportedOperator when nobody knows, UnboundDimension when the shape depends on data, BadModel when the
     inputs cannot be meant.
@@ -68,6 +69,10 @@ def infer_outputs(
         return [
             (checked_shape(shape, f"node '{op.name}'"), type_name) for shape, type_name in find(op).infer(op, inputs)
         ]
+    except UnboundDimension:
+        if node is None or not all(name in declared for name in node.output if name):
+            raise
+        return [declared.get(name, ((), "float32")) for name in node.output]
     except UnsupportedOperator as error:
         unsupported = error
     except MALFORMED as error:

@@ -39,7 +39,7 @@ MOST_OPERATIONS = 200_000
 @dataclass
 class Walk:
     """What is known so far. `declared` holds shapes the model states, `functions` its own operators, `unknown` why the
-    shape of a value is not known; `adjust` serves re-batching."""
+    shape of a value is not known, `trips` numbers to count loops with by node; `adjust` serves re-batching."""
 
     reader: WeightReader
     handlers: Mapping[tuple[str, str], Handler]
@@ -47,6 +47,7 @@ class Walk:
     declared: Mapping[str, ShapeAndType] = field(default_factory=dict)
     adjust: Adjust | None = None
     dynamic: bool = False
+    trips: Mapping[str, int] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
@@ -170,7 +171,8 @@ class Walk:
             return self._emit_unknown(op, reason, node, scope)
         inputs = [self.values[name] if name else None for name in op.inputs]
         try:
-            found = infer_outputs(op, inputs, node, self.declared)
+            outermost = scope is not None and not scope.prefix
+            found = infer_outputs(op, inputs, node, self.declared if outermost and not self.dynamic else {})
         except UnboundDimension as error:
             if not self.dynamic:
                 raise
