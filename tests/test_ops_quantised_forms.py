@@ -76,6 +76,16 @@ def test_quantised_gemm(quantised, transposed):
         NodeCase("QGemm", inputs, domain="com.microsoft", transB=transposed).check()
 
 
+def test_work_is_the_standard_operators_with_conversions_on_the_way_in_and_out():
+    zero = scalar(0, np.uint8)
+    case = NodeCase(
+        "QLinearSoftmax", [bytes_like(4, 8), scalar(0.1), zero, scalar(1 / 256), zero], domain="com.microsoft", axis=-1
+    )
+    work, plain = case.work(), NodeCase("Softmax", [normal(4, 8)], opset=13, axis=-1).work()
+    assert (work.kind, work.read_bytes) == ("Softmax", 4 * 8)
+    assert work.flops == plain.flops + 4 * 8 * (3 + 6)
+
+
 def test_work_of_a_quantised_gemm():
     zero = scalar(1, np.uint8)
     inputs = [bytes_like(5, 6), scalar(0.02), zero, bytes_like(6, 4), scalar(0.1), zero, None, scalar(0.05), zero]

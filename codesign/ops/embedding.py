@@ -60,7 +60,8 @@ class EmbedLayerNormalization(Operator):
         result, tables = outputs[0], [table for table in self._tables(op, inputs) if table is not None]
         rows = tuple(table.operand(min(result.elements, table.elements)) for table in tables)
         work = row_work(op, [result], outputs, result.shape[-1], MEAN_VARIANCE_FLOPS + len(tables) - 1)
-        return replace(work, kind=op.kind, reads=(*operands(inputs, 0, 1), *rows, *operands(inputs, 5, 6, 7, 8)))
+        others = operands(inputs, 5, 6, 7, 8)
+        return replace(work, kind="LayerNormalization", reads=(*operands(inputs, 0, 1), *rows, *others))
 
 
 def _rows(op: Op, table: Array, ids: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,8 @@ class GroupedRMSNormalization(Operator):
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         gate = SIGMOID + 2 if optional(inputs, 2) is not None else 0
-        return row_work(op, inputs, outputs, self._group(op, inputs), _ROOT_MEAN_SQUARE_FLOPS + gate)
+        work = row_work(op, inputs, outputs, self._group(op, inputs), _ROOT_MEAN_SQUARE_FLOPS + gate)
+        return replace(work, kind="RMSNormalization")
 
 
 @operator("InstanceNormalization", "GroupNormalization")

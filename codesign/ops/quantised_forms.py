@@ -94,7 +94,8 @@ class QuantisedForm(Operator):
         )
         elements = sum(value.elements for value in given[len(plain) :])
         conversions = int(DEQUANTISE_FLOPS * elements + QUANTISE_FLOPS * outputs[0].elements)
-        return replace(work, kind=op.kind, epilogue_flops=work.epilogue_flops + conversions)
+        # Of the standard operator's kind: devices know its functions by that name.
+        return replace(work, epilogue_flops=work.epilogue_flops + conversions)
 
 
 def _dequantised(op: Op, inputs: Sequence[Array | None], index: int) -> Array:
