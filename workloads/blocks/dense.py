@@ -68,7 +68,8 @@ def unit_rms_norm(graph: Builder, value: Value, name: str, epsilon: float) -> Va
 def unit_layer_norm(graph: Builder, value: Value, name: str, epsilon: float = 1e-5) -> Value:
     """Each row of the last dimension less its mean, divided by its deviation, without a learned scale."""
     with graph.scope(name):
-        ones = graph.constant("ones", np.ones(value.shape[-1], dtype=np.float32))
+        width = value.shape[-1]
+        ones = graph.once(f"ones_{width}", lambda: graph.constant("values", np.ones(width, dtype=np.float32)))
         [result] = graph.node("LayerNormalization", [value, ones], [value.shape], axis=-1, epsilon=epsilon)
         return result
 
