@@ -87,6 +87,18 @@ def test_exact_arithmetic_has_no_error() -> None:
     assert document.outputs["logits"].cosine == pytest.approx(1)
 
 
+def test_weights_are_counted_as_they_are_held() -> None:
+    """Of a group of 128 weights in 4 bits with a zero point: 128 x 4 + 16 + 4 bits instead of 128 x 32."""
+    stored = accuracy(network(), "fp32", inputs(), seed_weights=0).document
+    held = accuracy(network(), "w4a16", inputs(), seed_weights=0).document
+    assert stored.held_weight_bytes == stored.weight_bytes == held.weight_bytes == 4 * network().parameters
+    products = [
+        weight.tensor for weight in network().weights.values() if weight.is_parameter and len(weight.tensor.shape) > 1
+    ]
+    assert held.held_weight_bytes < 0.14 * held.weight_bytes
+    assert held.held_weight_bytes > sum(tensor.elements for tensor in products if tensor.shape[0] > 1) * 0.5
+
+
 def test_several_samples_are_compared_together() -> None:
     both = accuracy(network(), "w8a16", [inputs(0), inputs(1)], seed_weights=0).document
     assert both.samples == 2

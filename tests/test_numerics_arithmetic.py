@@ -150,6 +150,102 @@ def test_an_accumulator_of_18_bits_saturates_exactly_when_the_sum_exceeds_it(dep
     assert sum(arithmetic.overflows.values()) == (not fits)
 
 
+def test_activations_have_a_scale_a_token_as_they_come() -> None:
+    generator = np.random.default_rng(12)
+    x, w = generator.standard_normal((2, 5, 16), np.float32), generator.standard_normal((16, 3), np.float32)
+    x[:, 2] *= 50
+    graph = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": x}, {"w": w})
+    rules = [{"activations": {"format": "int8", "scale": "token", "symmetric": True}, "accumulator": "fp32"}]
+    found, arithmetic = computed(graph, rules, {"x": x})
+    assert not arithmetic.ranges
+    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    assert np.allclose(found, (np.rint(x / scale) * scale) @ w, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", ["int14", "int32"])
+def test_groups_are_summed_in_the_accumulator_one_by_one(width: str) -> None:
+    generator = np.random.default_rng(13)
+    x, w = generator.standard_normal((4, 70), np.float32) + 1, generator.standard_normal((70, 5), np.float32) + 1
+    graph = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": x}, {"w": w})
+    weights = {"format": "int8", "scale": "group", "group": 16}
+    found, arithmetic = computed(graph, [{**INT8, "weights": weights, "accumulator": width}], {"x": x})
+    codes, scale, zero = integer_affine(x)
+    expected = np.zeros((4, 5), np.float32)
+    for start in range(0, 70, 16):
+        part = slice(start, start + 16)
+        step = np.abs(w[part]).max(axis=0) / np.float32(127)
+        sums = saturating(codes[:, part] - zero, np.rint(w[part] / step).astype(np.int64), int(width[3:]), 1)
+        expected += sums.astype(np.float32) * step
+    assert np.allclose(found, expected * scale, rtol=1e-5, atol=1e-5)
+    assert bool(arithmetic.overflows.total()) == (width == "int14")
+
+
+def test_least_error_clips_outliers_of_weights() -> None:
+    w = np.random.default_rng(14).standard_t(3, (400, 8)).astype(np.float32)
+    x = np.eye(400, dtype=np.float32)
+    graph = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": x}, {"w": w})
+    errors = {}
+    for method in ("minmax", "mse"):
+        found, _ = computed(graph, [{"weights": {"format": "int4", "method": method}}], {"x": x})
+        errors[method] = float(np.square(found - w).mean())
+    assert errors["mse"] < 0.7 * errors["minmax"]
+    clipped, _ = computed(
+        graph, [{"weights": {"format": "int8", "method": "percentile", "percentile": 99.0}}], {"x": x}
+    )
+    edge = np.maximum(np.abs(np.percentile(w, [1, 99], axis=0)).max(axis=0), 0)
+    assert np.allclose(np.abs(clipped).max(axis=0), edge, rtol=0.02)
+    with pytest.raises(BadParameter, match="entropy needs a calibrated range"):
+        computed(graph, [{"weights": {"format": "int4", "method": "entropy"}}], {"x": x})
+
+
+def test_later_rules_go_over_earlier_and_none_lets_be() -> None:
+    x, w = np.ones((1, 3), np.float32), np.full((3, 2), 1.03, np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+             helper.make_node("MatMul", ["h", "v"], ["y"], name="head")]  # fmt: skip
+    graph = graph_of(nodes, {"x": x}, {"w": w, "v": np.full((2, 2), 1.03, np.float32)})
+    rules: list[dict[str, Any]] = [
+        {"classes": ["contraction"], "weights": {"format": "fp4", "scale": "none"}},
+        {"layers": ["head"], "weights": "none"},
+    ]
+    found, arithmetic = computed(graph, rules, {"x": x})
+    assert np.allclose(found, 3 * 1.0 * 2 * 1.03)
+    assert arithmetic.weight_bits == {"w": 4 * 6}
+
+
+def test_results_are_rounded_after_what_is_fused_behind_them() -> None:
+    x = np.array([[1.0, -3.0]], np.float32)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["h"], name="dense"), helper.make_node("Relu", ["h"], ["y"])]
+    weights = {"w": np.eye(2, dtype=np.float32), "b": np.array([0.03, 0.0], np.float32)}
+    graph = optimise(graph_of(nodes, {"x": x}, weights))
+    assert [op.kind for op in graph.ops] == ["Gemm"]
+    assert [follower.kind for follower in graph.ops[0].epilogue] == ["Relu"]
+    found, _ = computed(graph, [{"output": {"format": "fp4", "scale": "none"}}], {"x": x})
+    assert found.tolist() == [[1.0, 0.0]]
+    affine, arithmetic = computed(graph, [{"output": "uint8"}], {"x": x})
+    assert arithmetic.ranges["y"] == (0.0, pytest.approx(1.03))
+    assert affine[0, 0] == pytest.approx(1.03)
+
+
+def test_bodies_of_control_flow_follow_the_policy_too() -> None:
+    generator = np.random.default_rng(15)
+    x, w = generator.standard_normal((2, 4), np.float32), generator.random((4, 4), np.float32)
+    value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, [2, 4])
+    body = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["inner"], name="inside")], "body", [], [value])
+    node = helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=body)
+    yes = helper.make_node("Greater", ["x", "limit"], ["above"])
+    all_above = helper.make_node("ReduceMin", ["numbers"], ["least"], keepdims=0)
+    nodes = [yes, helper.make_node("Cast", ["above"], ["numbers"], to=TensorProto.INT32), all_above,
+             helper.make_node("Cast", ["least"], ["yes"], to=TensorProto.BOOL), node]  # fmt: skip
+    plain = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": x}, {"w": w})
+    rules = [{"classes": ["contraction"], "weights": "int4", "activations": "int8"}]
+    expected, _ = computed(plain, rules, {"x": x})
+    chosen = graph_of(nodes, {"x": x}, {"w": w, "limit": np.float32(-100).reshape(1)})
+    assert any(op.bodies for op in chosen.ops)
+    found, _ = computed(chosen, rules, {"x": x})
+    assert np.array_equal(found, expected)
+    assert not np.allclose(found, x @ w, atol=1e-3)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("fp16", np.float16), ("bf16", "bfloat16")])
 def test_floating_sums_are_rounded_after_every_product(name: str, kind: Any) -> None:
     import ml_dtypes

@@ -19,7 +19,7 @@ from codesign.graph import Graph, Op
 from codesign.numerics.calibration import Seen, needs_counts, range_of
 from codesign.numerics.contractions import Contractor, Product, contractor_of
 from codesign.numerics.formats import FloatFormat
-from codesign.numerics.holding import Held, Layout, Range, as_is, hold, row_layout
+from codesign.numerics.holding import Held, Layout, Range, as_is, held_bits, hold, row_layout
 from codesign.numerics.plans import Plan, Plans
 from codesign.numerics.policy import Accumulator, Holding, Policy
 from codesign.numerics.sums import float_sums, integer_limits, integer_sums, wrapped
@@ -35,14 +35,16 @@ class Arithmetic:
     """Numerics of an executor: computes a graph as a policy says.
 
     `ranges` are the calibrated ranges of static tensors by name (see `calibrate`); without one, a static tensor takes
-    the range of the values at hand. `overflows` counts by operation the sums that left an integer accumulator.
-    What follows a product (scales, bias, fused operations) is computed in the model's own type.
+    the range of the values at hand. `overflows` counts by operation the sums that left an integer accumulator;
+    `weight_bits` are those that each held weight takes. What follows a product (scales, bias, fused operations) is
+    computed in the model's own type, and so is what an attention that is one operation does inside.
     """
 
     def __init__(self, graph: Graph, policy: Policy, ranges: Mapping[str, Range] | None = None) -> None:
         self.policy = policy
         self.ranges = dict(ranges or {})
         self.overflows: Counter[str] = Counter()
+        self.weight_bits: dict[str, int] = {}
         self.plans = Plans(graph, policy)
         self._weights: dict[tuple[str, Holding, Layout], Held] = {}
 
@@ -75,7 +77,7 @@ class Arithmetic:
         """An operand as the plan says, weights held once."""
         weight = name in self.plans.weights
         holding = plan.formats.weights if weight else plan.formats.activations
-        if holding is None:
+        if holding is None or holding.form is None:
             return as_is(array)
         if not weight:
             known = self.ranges.get(name) if holding.is_static else None
@@ -83,6 +85,7 @@ class Arithmetic:
         key = (name, holding, layout)
         if key not in self._weights:
             self._weights[key] = hold(array, holding, layout, True, None, self._seed(name))
+            self.weight_bits[name] = held_bits(array.shape, holding, layout)
         return self._weights[key]
 
     def _seed(self, name: str) -> int:

@@ -130,6 +130,22 @@ def hold(
     return as_is(found.astype(values.dtype, copy=False))
 
 
+def held_bits(shape: tuple[int, ...], holding: Holding, layout: Layout) -> int:
+    """Bits that a weight of `shape` takes: its codes, 16 bits a scale of a group, 32 of a channel or tensor, and a zero
+    point as wide as a code with each scale that has one."""
+    form, elements = holding.form, math.prod(shape)
+    assert form is not None
+    shared = holding.shared(True)
+    runs = elements // max(math.prod(shape[axis] for axis in layout.run), 1)
+    if isinstance(form, BlockFormat) or shared == "none":
+        return math.ceil(elements * form.bits)
+    per_run = -(-math.prod(shape[axis] for axis in layout.run) // holding.group)
+    channels = math.prod(shape[axis] for axis in layout.kept)
+    scales, width = {"group": (runs * per_run, 16), "tensor": (1, 32)}.get(shared, (channels, 32))
+    affine = isinstance(form, IntegerFormat) and holding.symmetric is False
+    return elements * form.bits + scales * (width + (form.bits if affine else 0))
+
+
 def _others(rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis for axis in range(rank) if axis not in axes)
 

@@ -65,6 +65,10 @@ class AccuracyDocument(_Record):
     samples: int = Field(ge=1, description="samples compared")
     calibration: str = Field(description="how the ranges of activations were chosen, in words")
     ranges: dict[str, tuple[float, float]] = Field(description="calibrated ranges by tensor")
+    weight_bytes: int = Field(ge=0, description="bytes of the weights that operations read, as the model stores them")
+    held_weight_bytes: int = Field(
+        ge=0, description="the same as the policy holds them, with 32 bits a scale of a channel or tensor, 16 a group"
+    )
     outputs: dict[str, Agreement] = Field(description="outputs of the model by name")
     ops: list[OpAccuracy] = Field(description="operations in execution order")
     warnings: list[str] = Field(description="what the reader should know")
@@ -161,6 +165,9 @@ def _summary(document: AccuracyDocument, top: int) -> RenderableType:
     parts: list[RenderableType] = [
         Panel(Text(_verdict(document)), title=escape(title), title_align="left", width=WIDTH),
         Text(f"{document.description or 'formats of a file'}; {document.calibration}", "dim"),
+        Text(
+            f"weights {units.bytes_(document.weight_bytes)}, held in {units.bytes_(document.held_weight_bytes)}", "dim"
+        ),
         Text(""),
         heading("Outputs, beside exact arithmetic"),
         _outputs(document),

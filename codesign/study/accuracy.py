@@ -60,8 +60,9 @@ def accuracy(
     exact = Executor(fused, Exact(), seed_weights)
     if ranges is None:
         ranges = calibrate_by(exact, chosen, samples if given is None else given)
-    comparison = _Comparison(exact, Arithmetic(fused, chosen, ranges), seed_weights)
-    outputs = comparison.run(samples, progress)
+    arithmetic = Arithmetic(fused, chosen, ranges)
+    comparison = _Comparison(exact, arithmetic, seed_weights)
+    outputs, stored = comparison.run(samples, progress), _stored_bits(fused)
     document = AccuracyDocument(
         model=graph.source or graph.name,
         numerics=chosen.name or "a policy",
@@ -69,6 +70,8 @@ def accuracy(
         samples=len(samples),
         calibration=_calibrated(chosen, ranges, given),
         ranges=dict(ranges),
+        weight_bytes=sum(stored.values()) // 8,
+        held_weight_bytes=sum({**stored, **arithmetic.weight_bits}.values()) // 8,
         outputs=comparison.outputs(),
         ops=comparison.records(),
         warnings=_warnings(ranges, given),
@@ -87,6 +90,13 @@ def _warnings(ranges: Mapping[str, Range], given: Sequence[Sample] | None) -> li
     if not ranges or given is not None:
         return []
     return ["ranges were calibrated on the inputs that are compared; give other samples for an honest figure"]
+
+
+def _stored_bits(graph: Graph) -> dict[str, int]:
+    """Bits of each learned weight as the model stores it."""
+    read = {name for op in graph.ops for name in op.reads()}
+    learned = {name: weight.tensor for name, weight in graph.weights.items() if weight.is_parameter and name in read}
+    return {name: 8 * tensor.bytes for name, tensor in learned.items()}
 
 
 class _Comparison:
