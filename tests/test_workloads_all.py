@@ -20,6 +20,8 @@ REDUCED = [name for name in workloads.names() if entry(name).reduced]
 REPRESENTATIVES = workloads.representatives()
 OTHERS = sorted(set(workloads.names()) - set(REPRESENTATIVES))
 
+LARGEST_FILE = 3_000_000
+"""Bytes of any network's file without weights."""
 DEVICES = ("h200", "ethos-u65-256", "stm32l4r5")
 """A GPU, an NPU and a microcontroller; on the last a network may not fit, and then the report says by how much."""
 
@@ -28,6 +30,7 @@ def check_counts(name: str) -> None:
     model = workloads.build(name)
     status = workloads.info(name).status(parameters_of(model), macs_of(model))
     assert status != "differs", f"{name}: {parameters_of(model):,} parameters, {macs_of(model):,} MACs"
+    assert model.ByteSize() < LARGEST_FILE
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)

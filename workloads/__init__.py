@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workloads.registry import build, build_reduced, names, representatives
 
 if TYPE_CHECKING:
-    from workloads.counts import Counts, count
+    from workloads.counts import Counts, count, count_all
     from workloads.facts import Claim, WorkloadInfo, claims, info
     from workloads.storage import materialise, save
 
@@ -22,6 +22,7 @@ __all__ = [
     "build_reduced",
     "claims",
     "count",
+    "count_all",
     "info",
     "materialise",
     "names",
@@ -35,6 +36,7 @@ _LAZY = {
     "WorkloadInfo": "workloads.facts",
     "claims": "workloads.facts",
     "count": "workloads.counts",
+    "count_all": "workloads.counts",
     "info": "workloads.facts",
     "materialise": "workloads.storage",
     "save": "workloads.storage",

@@ -387,13 +387,15 @@ class Builder:
         [result] = self.node("Cast", [value], [value.shape], name, data_type=data_type, to=int(data_type))
         return result
 
-    def top_k(self, value: Value, count: int, axis: int = -1, name: str = "") -> tuple[Value, Value]:
-        """The `count` largest along `axis`, the largest first, and their positions."""
+    def top_k(
+        self, value: Value, count: int, axis: int = -1, name: str = "", in_order: bool = True
+    ) -> tuple[Value, Value]:
+        """The `count` largest along `axis` and their positions: the largest first, or not `in_order`."""
         shape = [*value.shape]
         shape[axis] = count
         types = (value.data_type, int(TensorProto.INT64))
         inputs = [value, self.integers(f"{name or 'TopK'}.count", [count])]
-        values, positions = self.node("TopK", inputs, [shape, shape], name, types, axis=axis)
+        values, positions = self.node("TopK", inputs, [shape, shape], name, types, axis=axis, sorted=int(in_order))
         return values, positions
 
     def cumulative_sum(self, value: Value, axis: int, name: str = "", **attributes: int) -> Value:

@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +25,8 @@ RUNNING_STATISTICS = {"BatchNormalization": (3, 4)}
 """Inputs that are not learned: means and variances collected in training, which published counts leave out."""
 
 PACKAGE = Path(__file__).parent
+LEAST_EACH = 16
+"""Networks to count that are worth another process."""
 LOWERING = ("frontend", "ops", "graph.py", "lower.py", "work.py")
 """What turns a model into work, within the package `codesign`."""
 
@@ -38,7 +42,7 @@ class Counts(NamedTuple):
 
 def count(name: str) -> Counts:
     """Counts of a workload at batch 1. Raises BadParameter when there is none of that name."""
-    path = cache_folder() / f"{_key(name)}.json"
+    path = _path(name)
     try:
         return Counts(*json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -47,6 +51,17 @@ def count(name: str) -> Counts:
     found = Counts(parameters_of(model), macs_of(model), inputs_of(model))
     _remember(path, found)
     return found
+
+
+def count_all(names: Sequence[str]) -> Iterator[Counts]:
+    """Counts of workloads, in order; many that are not remembered are counted on all cores."""
+    missing = sum(not _path(name).exists() for name in names)
+    workers = min(os.cpu_count() or 1, missing // LEAST_EACH)
+    if workers < 2:
+        yield from map(count, names)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(count, names, chunksize=4)
 
 
 def parameters_of(model: ModelProto) -> int:
@@ -87,10 +102,11 @@ def _remember(path: Path, found: Counts) -> None:
         pass
 
 
-def _key(name: str) -> str:
-    """The hash of all that the counts of a workload follow from, its name before it."""
+def _path(name: str) -> Path:
+    """Where the counts of a workload are kept: its name, and the hash of all that they follow from."""
     catalogue = PACKAGE / "catalog" / f"{module_of(name)}.yaml"
-    return f"{name}-{hashlib.sha256(_code_key() + catalogue.read_bytes()).hexdigest()[:24]}"
+    digest = hashlib.sha256(_code_key() + catalogue.read_bytes()).hexdigest()
+    return cache_folder() / f"{name}-{digest[:24]}.json"
 
 
 @cache

@@ -14,7 +14,7 @@ from workloads.blocks.attention import Cache, attend, causal_mask, merge_heads, 
 from workloads.blocks.dense import feed_forward, linear, rms_norm
 from workloads.blocks.generation import language_model, read_cache, write_cache
 from workloads.blocks.positions import Rotation, rotary_table, rotate
-from workloads.blocks.selection import above_threshold, causal_threshold, statistical_threshold, top_indices
+from workloads.blocks.selection import above_threshold, causal_threshold, statistical_threshold
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
 
@@ -130,7 +130,7 @@ def gathered_feed_forward(graph: Builder, value: Value, hidden: int, predictor: 
         first, rest = graph.split_sizes(value, [predictor, width - predictor], name="predicting_served")
         scores = linear(graph, first, hidden, "gate", bias=False)
         slots = min(hidden, round(slack * kept))
-        largest, places = top_indices(graph, scores, slots)
+        largest, places = graph.top_k(scores, slots, in_order=False)
         gate = activate(graph, above_threshold(graph, largest, statistical_threshold(graph, scores, kept)), "gelu_tanh")
         rows = graph.reshape(places, (batch, slots), "rows")
         up = graph.lookup(graph.weight("up/weight", hidden, width - predictor), rows, "up/gathered")
@@ -184,7 +184,7 @@ def gathered_attention(
     (query_1, query_2), (key_1, key_2) = graph.split_sizes(grouped, parts), graph.split_sizes(key, parts)
     scores = _scores(graph, query_1, key_1, "predicted")
     threshold = statistical_threshold(graph, scores, kept)
-    largest, places = top_indices(graph, scores, slots)
+    largest, places = graph.top_k(scores, slots, in_order=False)
     low = graph.compare("Less", largest, threshold, "low")
     largest = graph.where(low, graph.scalar("hidden", -1e30), largest, "kept")
     weights = graph.unary("Softmax", largest, axis=-1)

@@ -76,8 +76,8 @@ def rows(names: Sequence[str]) -> Iterator[Row]:
     """Each network with its counts, made when they are not remembered from an earlier run."""
     import workloads
 
-    for name in names:
-        yield Row(workloads.info(name), workloads.count(name))
+    for name, counts in zip(names, workloads.count_all(names), strict=True):
+        yield Row(workloads.info(name), counts)
 
 
 def zoo_json(counted: Sequence[Row]) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 from onnx import TensorProto
 
 from workloads.blocks.activation import Activation, activate
-from workloads.blocks.selection import top_indices
 from workloads.builder import Builder, Value
 
 
@@ -55,10 +54,10 @@ def route(
     tokens, experts = logits.shape
     with graph.scope(name):
         if renormalise:
-            largest, chosen = top_indices(graph, logits, choices, in_order=True)
+            largest, chosen = graph.top_k(logits, choices)
             gates = graph.unary("Softmax", largest, "gates", axis=-1)
         else:
-            gates, chosen = top_indices(graph, graph.unary("Softmax", logits, axis=-1), choices, in_order=True)
+            gates, chosen = graph.top_k(graph.unary("Softmax", logits, axis=-1), choices)
         expert = chosen
         if groups > 1:
             first = np.repeat(np.arange(groups) * experts, tokens // groups)[:, None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-from onnx import TensorProto
 
 from workloads.builder import Builder, Value
 
@@ -63,14 +62,3 @@ def causal_threshold(
         variance = graph.unary("Relu", graph.binary("Sub", square, graph.multiply(mean, mean)), "variance")
         deviation = graph.unary("Sqrt", graph.add(variance, graph.scalar("least", 1e-12)), "deviation")
         return graph.add(mean, graph.multiply(deviation, quantile, "above_mean"), "threshold")
-
-
-def top_indices(
-    graph: Builder, value: Value, kept: int, name: str = "top", in_order: bool = False
-) -> tuple[Value, Value]:
-    """The largest `kept` entries of the last axis and where they stand; largest first when `in_order`."""
-    shape = (*value.shape[:-1], kept)
-    types = (value.data_type, TensorProto.INT64)
-    inputs = [value, graph.integers(f"{name}.k", [kept])]
-    largest, places = graph.node("TopK", inputs, [shape, shape], name, types, axis=-1, sorted=int(in_order))
-    return largest, places
