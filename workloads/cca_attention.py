@@ -97,13 +97,14 @@ def core_context(
         with_previous_block(graph, graph.reshape(part, grid, "blocks")) for part in (key_turned, content)
     )
     numbers = graph.once(f"blocks_{blocks}", lambda: graph.integers("numbers", np.arange(blocks).reshape(1, 1, blocks)))
+    ends = graph.once(f"core_ends_{cores}", lambda: graph.integers("numbers", group * (1 + np.arange(cores))))
 
     def step(states: list[Value], slices: list[Value]) -> tuple[list[Value], list[Value]]:
         queries, keys, values, number = slices
         joined_keys, joined_values = (
             graph.concat([far, near], 2, "joined") for far, near in ((core_keys, keys), (core_values, values))
         )
-        mask = _visible(graph, number, cores, group, window)
+        mask = _visible(graph, number, ends, group, window)
         return [], [attend(graph, queries, joined_keys, joined_values, mask)[0]]
 
     sequences = [graph.reshape(query_turned, grid, "query_blocks"), near_keys, near_values, numbers]
@@ -127,8 +128,9 @@ def core_tokens(graph: Builder, query: Value, key: Value, content: Value, group:
         return keys, values
 
 
-def _visible(graph: Builder, number: Value, cores: int, group: int, window: int) -> Value:
-    """What the queries of block `number` see (window, cores + 2 window): true for it."""
+def _visible(graph: Builder, number: Value, core_ends: Value, group: int, window: int) -> Value:
+    """What the queries of block `number` see (window, cores + 2 window): true for it. `core_ends` are the tokens after
+    each group."""
     places = graph.constant("places", np.arange(window, dtype=np.int64)[:, None])
     first = graph.multiply(graph.reshape(number, (1,), "number"), graph.integers("window", window), "block_start")
     query_at = graph.add(places, first, "query_at")
@@ -136,9 +138,8 @@ def _visible(graph: Builder, number: Value, cores: int, group: int, window: int)
     [earliest] = graph.node("Max", [earliest, graph.integers("zero", 0)], [earliest.shape], "not_negative")
     size = graph.integers("group", group)
     start = graph.multiply(graph.binary("Div", earliest, size, "group_number"), size, "near_start")
-    core_end = graph.integers("core_ends", group * (1 + np.arange(cores)))
     key_at = graph.add(graph.integers("near", np.arange(-window, window)), first, "key_at")
-    far = graph.compare("LessOrEqual", core_end, start)
+    far = graph.compare("LessOrEqual", core_ends, start)
     near = [graph.compare("GreaterOrEqual", key_at, start), graph.compare("LessOrEqual", key_at, query_at)]
     [both] = graph.node("And", near, [near[0].shape], "near_seen")
     return graph.concat([far, both], 1, "seen")

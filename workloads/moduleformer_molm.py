@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import onnx
 
 from codesign.errors import BadParameter
 from workloads.blocks.activation import activate
@@ -129,10 +130,15 @@ def stick_breaking(graph: Builder, scores: Value, blocks: int, block: int) -> Va
     scores (..., blocks, block, 2 block) of `with_previous_block`; a row's weights sum to at most one."""
 
     def visible() -> Value:
-        causal = np.tri(block, 2 * block, block, dtype=np.float32)
+        extents = (block, 2 * block)
+        one = onnx.numpy_helper.from_array(np.ones(1, dtype=np.float32))
+        [ones] = graph.node(
+            "ConstantOfShape", [graph.integers("extents", extents)], [extents], data_type=one.data_type, value=one
+        )
+        [causal] = graph.node("Trilu", [ones, graph.integers("last_key", block)], [extents], "causal", upper=0)
         first = np.ones((blocks, 1, 2 * block), dtype=np.float32)
         first[0, 0, :block] = 0
-        return graph.multiply(graph.constant("causal", causal), graph.constant("exists", first), "visible")
+        return graph.multiply(causal, graph.constant("exists", first), "visible")
 
     seen = graph.once(f"visible_{blocks}_{block}", visible)
     left = graph.multiply(activate(graph, scores, "softplus"), graph.unary("Neg", seen, "negative"), "log_left")

@@ -21,7 +21,6 @@ from workloads.blocks.generation import language_model
 from workloads.blocks.heads import HeadMixture, gathered_heads, head_gates
 from workloads.blocks.positions import rotary_table, rotate
 from workloads.blocks.residual import residual
-from workloads.blocks.selection import top_indices
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
 
@@ -178,7 +177,7 @@ def longest_queries(graph: Builder, query: Value, shared: int, active: int) -> V
         square = graph.sum(graph.multiply(query, query), [3], "length")
         _, routed = graph.split_sizes(square, [shared, heads - shared], 1, "shared_routed")
         by_token = graph.transpose(routed, (0, 2, 1), "by_token")
-        largest, _ = top_indices(graph, by_token, active, in_order=True)
+        largest, _ = graph.top_k(by_token, active)
         least = graph.slice(largest, active - 1, active, 2, "least_active")
         on = graph.compare("GreaterOrEqual", by_token, least, "on")
         gates = graph.transpose(graph.cast(on, TensorProto.FLOAT, "gates"), (0, 2, 1), "by_head")

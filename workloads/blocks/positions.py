@@ -27,10 +27,18 @@ def rotary_table(
     graph: Builder, batch: int, sequence: int, past: int, head_size: int, theta: float, rotated: int = 0
 ) -> Rotation:
     """Angles of positions past ... past + sequence - 1: position x theta^(-2i / n) for pair i of the n features that
-    turn, by default all of the head (Su et al. 2021, arXiv:2104.09864)."""
+    turn, by default all of the head (Su et al. 2021, arXiv:2104.09864). Computed in the graph, in float32 as in the
+    models' own code: tables would be as large as the sequence."""
     size = rotated or head_size
     frequencies = theta ** (-np.arange(0, size, 2) / size)
-    return rotation_by(graph, batch, np.outer(np.arange(past, past + sequence), frequencies), rotated)
+    with graph.scope("rotary"):
+        numbers = [graph.integers(part, at) for part, at in (("first", past), ("end", past + sequence), ("step", 1))]
+        [places] = graph.node("Range", numbers, [(sequence,)], "places")
+        column = graph.unsqueeze(graph.cast(places, TensorProto.FLOAT, "positions"), [1], "column")
+        angles = graph.multiply(column, graph.constant("frequencies", frequencies[None].astype(np.float32)), "angles")
+        first = graph.integers("past", past)
+        rows = graph.expand(graph.binary("Sub", places, first, "numbers"), (batch, sequence), "rows")
+        return Rotation(graph.unary("Cos", angles, "cosines"), graph.unary("Sin", angles, "sines"), rows, rotated)
 
 
 def rotation_by(

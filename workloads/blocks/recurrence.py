@@ -203,10 +203,15 @@ def _carry(graph: Builder, writes: Value, decay: Value | None, state: Value) -> 
     return before, last
 
 
+def _future(graph: Builder, rows: int) -> Value:
+    """Added to what is between two rows (rows, rows): minus infinity where the second is later, else zero."""
+    hidden = np.triu(np.full((rows, rows), -np.inf, np.float32), 1)
+    return graph.once(f"future_{rows}", lambda: graph.constant("mask", hidden))
+
+
 def _scalar_decay_local(graph: Builder, query: Value, key: Value, value: Value, since_start: Value) -> Value:
     between = graph.binary("Sub", since_start, _flipped(graph, since_start), "log_decay_between")
-    hidden = graph.constant("future", np.triu(np.full((between.shape[-1],) * 2, -np.inf, np.float32), 1))
-    decay = graph.unary("Exp", graph.add(between, hidden, "causal"), "decay_between")
+    decay = graph.unary("Exp", graph.add(between, _future(graph, between.shape[-1]), "causal"), "decay_between")
     scores = graph.multiply(graph.matmul(query, _flipped(graph, key), "scores"), decay, "decayed_scores")
     return graph.matmul(scores, value, "local")
 
@@ -248,8 +253,8 @@ def _subchunk_diagonal(graph: Builder, query: Value, key: Value, decay: Value) -
     """Scores (..., rows, rows) inside subchunks: the sum over channels of q_i k_j exp(decay_i - decay_j), j <= i."""
     rows = query.shape[-2]
     between = graph.binary("Sub", graph.unsqueeze(decay, [-2]), graph.unsqueeze(decay, [-3]), "log_decay_between")
-    hidden = np.triu(np.full((rows, rows), -np.inf, np.float32), 1)[:, :, None]
-    weight = graph.unary("Exp", graph.add(between, graph.constant("future", hidden), "causal"), "decay_between")
+    hidden = graph.unsqueeze(_future(graph, rows), [-1], "future")
+    weight = graph.unary("Exp", graph.add(between, hidden, "causal"), "decay_between")
     products = graph.multiply(graph.unsqueeze(query, [-2]), graph.unsqueeze(key, [-3]), "products")
     return graph.sum(graph.multiply(products, weight, "decayed_products"), [-1], "diagonal_scores")
 

@@ -81,7 +81,9 @@ def _placed(graph: Builder, gates: Value, chosen: Value, in_order: Value, expert
     [empty] = graph.node(
         "Expand", [graph.integers("no_entry", [count]), graph.integers("slots.shape", [slots + 1])], [(slots + 1,)]
     )
-    entry_numbers = graph.integers("entry_numbers", _by_token(tokens, choices))
+    entry_numbers = graph.once(
+        f"entries_{tokens}_{choices}", lambda: graph.integers("by_token", _by_token(tokens, choices))
+    )
     [entries] = graph.node("ScatterElements", [empty, slot, entry_numbers], [(slots + 1,)], "entries", axis=0)
     by_token = graph.transpose(graph.reshape(slot, (choices, tokens), "slots_by_choice"), (1, 0), "slots")
     return Routing(gates, chosen, by_token, graph.slice(entries, 0, slots, 0, "filled"), experts, capacity)
