@@ -30,13 +30,13 @@ def line_of_text(text: str = SENTENCE, height: int = 48, width: int | None = Non
     return np.pad(values, ((0, 0), (0, 0), (0, 0), (0, max((width or needed) - small.width, 0))))
 
 
-def page_of_text(size: int, quarter_turns: int = 0) -> Array:
+def page_of_text(size: int, quarter_turns: int = 0, first_word: int = 0) -> Array:
     """(1, 3, size, size), normalised as photographs are: the middle of a page, turned clockwise."""
     font = ImageFont.load_default(28)
     page = Image.new("RGB", (640, 640), "white")
     draw, text = ImageDraw.Draw(page), _PAGE.split()
     for row in range(14):
-        words = (text[(row * 5 + place) % len(text)] for place in range(7))
+        words = (text[(first_word + row * 5 + place) % len(text)] for place in range(7))
         draw.text((30, 25 + row * 42), " ".join(words), font=font, fill="black")
     turned = page.rotate(-90 * quarter_turns).resize((256, 256), Image.Resampling.BILINEAR)
     middle = turned.crop((16, 16, 240, 240)).resize((size, size), Image.Resampling.BILINEAR)
@@ -68,10 +68,10 @@ _VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2
 """The first three resonances of the vocal tract in hertz: means of men's vowels (Peterson and Barney 1952)."""
 
 
-def voice(seconds: float = 2.0, rate: int = 16000) -> Array:
-    """(samples,) five vowels a second, at a pitch around 120 Hz, through the resonances of a vocal tract."""
+def voice(seconds: float = 2.0, rate: int = 16000, hertz: float = 120) -> Array:
+    """(samples,) five vowels a second, at a pitch around `hertz`, through the resonances of a vocal tract."""
     time = np.arange(int(seconds * rate)) / rate
-    phase = 2 * np.pi * np.cumsum(120 * (1 + 0.08 * np.sin(2 * np.pi * 2.5 * time))) / rate
+    phase = 2 * np.pi * np.cumsum(hertz * (1 + 0.08 * np.sin(2 * np.pi * 2.5 * time))) / rate
     source = np.asarray(sum(np.cos(phase * number) / number for number in range(1, 40)))
     sound, length = np.zeros(time.size), rate // 5
     for number, start in enumerate(range(0, time.size, length)):
