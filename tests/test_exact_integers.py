@@ -59,13 +59,16 @@ class Draw:
         return self.scale(middle / 3, middle * 3)
 
 
-def to_the_bit(case: NodeCase) -> None:
+def to_the_bit(case: NodeCase, steps: int = 0) -> None:
     with this_processor():
         computed = case.computed()
     expected, inferred = case.expected(), case.inferred()
     for mine, theirs, (shape, dtype) in zip(computed, expected, inferred, strict=True):
         assert (mine.shape, name_of(mine.dtype)) == (theirs.shape, name_of(theirs.dtype)) == (shape, dtype)
-        np.testing.assert_array_equal(mine, theirs)
+        if steps:
+            assert np.abs(mine.astype(np.int64) - theirs).max() <= steps
+        else:
+            np.testing.assert_array_equal(mine, theirs)
     assert case.work().flops > 0
 
 
@@ -254,7 +257,9 @@ def test_one_quantised_input(kind, data):
         opset = draw.choose(st.sampled_from([12, 13]))
         case.node.attribute.append(helper.make_attribute("opset", opset))
         case.op.attributes["opset"] = opset
-    to_the_bit(case)
+    # onnxruntime approximates the sigmoid by a fraction of polynomials: of 768,000 results two fell on the other side
+    # of a step than ours.
+    to_the_bit(case, steps=int(kind == "QLinearSigmoid"))
 
 
 @given(st.data())
