@@ -144,17 +144,18 @@ def inspect(
 ) -> None:
     """List a model's operations, parameters, MACs, bytes, arithmetic intensity and peak live memory; or, with
     --statistics, what its values are like on the inputs given."""
-    from codesign.report.statistics import statistics_view
-    from codesign.statistics import measure
-    from codesign.study.inspect import inspect as inspect_graph
-
     _check_writable(json)
     if statistics:
+        from codesign.report.statistics import statistics_view
+        from codesign.statistics import measure
+
         graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs)
         graph = measure(graph, feeds, seed_weights, fused=not raw)
         assert graph.statistics is not None
         view, text = statistics_view(graph, top), graph.statistics.to_json()
     else:
+        from codesign.study.inspect import inspect as inspect_graph
+
         graph = _load(model, batch, bind)
         found = inspect_graph(graph, dtype, fused=not raw)
         view, text = found.table(top), found.to_json()
