@@ -12,6 +12,8 @@ from llvmlite import ir
 from numba import types
 
 from codesign.executor.kernels.compiled import kernel
+from codesign.executor.kernels.depthwise_tile import POSITIONS as POSITIONS_OF_TILE
+from codesign.executor.kernels.depthwise_tile import STRIDES, WIDTHS, correlate_tile
 from codesign.executor.kernels.vector import BYTE, FLOAT, WORD, Writer, float_lanes, function, read_integer, take_number
 
 LANES = float_lanes()
@@ -114,13 +116,13 @@ def _larger(writer: Writer, element: Any, value: Any) -> Any:
 @kernel
 def slide_rows(
     counter: int, table: int, image: int, image_step: int, row_step: int, pixel_step: int, weights: int, bias: int,
-    result: int, low: float, high: float, factors: int, centre: float, zero: float,
+    result: int, low: float, high: float, factors: int, centre: float, zero: float, padding: int,
 ) -> None:  # fmt: skip
     """Take tasks, some lines of the result each, from `counter` until there are none.
 
     `image` is the address of elements in channels-last order with the steps given, `weights` (kernel height, kernel
     width, channels), `bias` (channels,), `result` (batch, out height, out width, channels). `factors`, `centre` and
-    `zero` are those of `slide`, for bytes.
+    `zero` are those of `slide`, for bytes; `padding` is a pixel that stands where the padding is, for products.
     """
     batch, height, width, channels = (read_integer(table), read_integer(table + 8), read_integer(table + 16),
                                       read_integer(table + 24))  # fmt: skip
@@ -135,6 +137,8 @@ def slide_rows(
     reach = (kernel_width - 1) * dilation_x
     inner = min(-(-before_x // stride_x), out_width)
     outer = max(min((width - 1 - reach + before_x) // stride_x + 1, out_width), inner)
+    multiplies, of_bytes = mode in (MULTIPLY, MULTIPLY_BYTES), int(mode == MULTIPLY_BYTES)
+    common = multiplies and dilation_x == 1 and kernel_width in WIDTHS and stride_x in STRIDES
     while True:
         task = take_number(counter)
         if task >= tasks:
@@ -144,6 +148,23 @@ def slide_rows(
             first_row = -(min(top, 0) // dilation_y)
             last_row = min(kernel_height, (height - 1 - top) // dilation_y + 1)
             x = 0
+            while common and x < out_width:
+                count = 1
+                for positions in POSITIONS_OF_TILE:
+                    if x + positions <= out_width:
+                        count = positions
+                        break
+                source = image + line // out_height * image_step + (top + first_row * dilation_y) * row_step
+                target = result + (line * out_width + x) * channels * size
+                for channel in range(0, channels, LANES):
+                    correlate_tile(
+                        of_bytes, count, kernel_width, stride_x, channels - channel, width, x * stride_x - before_x,
+                        source + channel * size, padding + channel * size, last_row - first_row,
+                        dilation_y * row_step, pixel_step, weights + first_row * kernel_width * across + channel * 4,
+                        across, bias + channel * 4, factors + channel * 4, target + channel * size, channels * size,
+                        low, high, centre, zero,
+                    )  # fmt: skip
+                x += count
             while x < out_width:
                 left = x * stride_x - before_x
                 first, last = 0, kernel_width

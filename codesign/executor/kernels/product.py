@@ -67,6 +67,10 @@ def multiply_rows(
     lefts = space.ctypes.data
     results = lefts + taps * tile * 8
     addends = results + tile * 8
+    # Then pixels lie one behind the other, and n stays 0.
+    flat = taps == 1 and stride_y == 1 and stride_x == 1 and before_y == 0 and before_x == 0 and out_width == width
+    flat = flat and out_height == height and (height == 1 or row_step == width * pixel_step)
+    flat = flat and (batch == 1 or image_step == height * width * pixel_step)
     while True:
         task = take_number(counter)
         if task >= groups * chunks * row_tasks:
@@ -77,7 +81,7 @@ def multiply_rows(
         block = rest % row_tasks
         begin, end = tiles * block // row_tasks * tile, min(tiles * (block + 1) // row_tasks * tile, rows)
         x, line = begin % out_width, begin // out_width
-        y, n = line % out_height, line // out_height
+        y, n = line % out_height, 0 if flat else line // out_height
         for first in range(begin, end, tile):
             # Rows that the last tile is short of repeat its last one.
             for place in range(tile):
@@ -86,6 +90,9 @@ def multiply_rows(
                 write_integer(addends + place * 8, addend + pixel * addend_step + group * columns * result_size)
                 base = image + n * image_step + group * depth * size
                 where = lefts + place * 8
+                if flat:
+                    write_integer(where, base + pixel * pixel_step)
+                    continue
                 for i in range(kernel_height):
                     row = y * stride_y + i * dilation_y - before_y
                     inside = 0 <= row < height

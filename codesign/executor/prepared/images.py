@@ -8,12 +8,20 @@ import numpy as np
 
 from codesign.ops.base import Array
 
+FEW_CHANNELS = 16
+"""An image with fewer is copied with its padding, so that a line of the kernel is one run of memory."""
+
 
 def channels_last(image: Array) -> Array:
     """(batch, channels, width) or (batch, channels, height, width) as (batch, height, width, channels), contiguous;
     copied only when channels do not lie closest together yet."""
+    return np.ascontiguousarray(as_pixels(image))
+
+
+def as_pixels(image: Array) -> Array:
+    """The same as a view, whatever the order in memory."""
     plane = image[:, :, None] if image.ndim == 3 else image
-    return np.ascontiguousarray(plane.transpose(0, 2, 3, 1))
+    return plane.transpose(0, 2, 3, 1)
 
 
 def channels_first(pixels: Array, rank: int) -> Array:
@@ -27,7 +35,12 @@ def padded(pixels: Array, before: tuple[int, int], after: tuple[int, int], value
     batch, height, width, channels = pixels.shape
     shape = (batch, height + before[0] + after[0], width + before[1] + after[1], channels)
     whole = np.full(math.prod(shape) + 3, value, pixels.dtype)[:-3].reshape(shape)
-    whole[:, before[0] : before[0] + height, before[1] : before[1] + width] = pixels
+    inner = whole[:, before[0] : before[0] + height, before[1] : before[1] + width]
+    if channels < FEW_CHANNELS:  # Then long runs lie along the width, or nowhere.
+        for channel in range(channels):
+            inner[..., channel] = pixels[..., channel]
+    else:
+        inner[...] = pixels
     return whole
 
 

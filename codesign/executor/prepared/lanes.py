@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,36 +20,51 @@ _WAYS = {
 }  # fmt: skip
 
 
-def slide(
-    pixels: Array,
-    sliding: Sliding,
-    way: str,
-    packed: Packed | None = None,
-    finish: Finish | None = None,
-    padded: bool = False,
-) -> Array:
-    """What a window makes of each channel of `pixels` (batch, height, width, channels), channels last as in the result.
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """How one shape of image is gone over: the kernel's table, where it lies, its tasks, shape and type of the result,
+    a pixel of padding."""
 
-    "multiply" and "multiply bytes" take filters (*kernel, channels), a bias and, of bytes, factors from `packed`;
-    "largest" and "mean" (`padded`: of the padding's zeros too) need none.
-    """
+    table: Array
+    place: int
+    tasks: int
+    result: tuple[int, ...]
+    finish: Finish
+    padding: Array
+
+
+def layout(
+    image: tuple[int, ...], sliding: Sliding, way: str, finish: Finish | None = None, padded: bool = False
+) -> Slide:
+    """How a window goes over an image of shape (batch, height, width, channels): "multiply" and "multiply bytes" by
+    filters, "largest", or "mean", with `padded` of the padding's zeros too."""
     finish = finish or Finish()
-    batch, height, width, channels = pixels.shape
+    batch, height, width, channels = image
     lines = batch * sliding.out[0]
     effort = lines * sliding.out[1] * math.prod(sliding.kernel) * -(-channels // lanes.LANES)
     tasks = max(min(lines, 4 * thread_count(), effort // TASK_ELEMENTS), 1)
-    result = np.empty((batch, *sliding.out, channels), finish.kind)
+    kind = np.dtype(finish.kind)
     table = np.array(
         [
             batch, height, width, channels, *sliding.kernel, *sliding.stride, *sliding.dilation, *sliding.before,
-            *sliding.out, tasks, _WAYS[way], padded, result.itemsize,
+            *sliding.out, tasks, _WAYS[way], padded, kind.itemsize,
         ],
         np.int64,
     )  # fmt: skip
+    padding = np.full(channels, finish.centre, np.float32 if kind.itemsize > 1 else np.uint8)
+    return Slide(table, address(table), tasks, (batch, *sliding.out, channels), finish, padding)
+
+
+def slide(found: Slide, pixels: Array, packed: Packed | None = None) -> Array:
+    """What the window makes of each channel of `pixels`, channels last as in the result. Products take filters
+    (*kernel, channels), a bias and, of bytes, factors from `packed`."""
+    finish = found.finish
+    result = np.empty(found.result, finish.kind)
     batch_step, row_step, pixel_step, _ = pixels.strides
     filters, bias, factors = ([place for _, place in packed()] + [0] if packed else [0, 0, 0])[:3]
     share(
-        lanes.slide_rows, tasks, address(table), address(pixels), batch_step, row_step, pixel_step, filters, bias,
+        lanes.slide_rows, found.tasks, found.place, address(pixels), batch_step, row_step, pixel_step, filters, bias,
         address(result), finish.low, finish.high, factors, float(finish.centre), float(finish.zero),
+        address(found.padding),
     )  # fmt: skip
     return result

@@ -6,7 +6,7 @@ import numpy as np
 
 from codesign.executor.epilogue import follow
 from codesign.executor.prepared.images import channels_first, channels_last, pair
-from codesign.executor.prepared.lanes import slide
+from codesign.executor.prepared.lanes import Slide, layout, slide
 from codesign.executor.prepared.panels import Sliding
 from codesign.executor.prepared.step import Prepared, Read
 from codesign.executor.weights import WeightStore
@@ -31,16 +31,19 @@ class _Pooling:
     def __init__(self, op: Op) -> None:
         self._op = op
         self._padded = bool(op.attributes.get("count_include_pad", 0))
-        self._slidings: dict[tuple[int, ...], Sliding] = {}
+        self._slides: dict[tuple[int, ...], Slide] = {}
 
     def __call__(self, read: Read) -> list[Array] | None:
         image = read(self._op.inputs[0])
         if image.dtype != np.float32:
             return None
-        sliding = self._slidings.get(image.shape)
-        if sliding is None:
-            sliding = self._slidings[image.shape] = self._sliding(image.shape)
-        result = slide(channels_last(image), sliding, _WAYS[self._op.kind], padded=self._padded)
+        found = self._slides.get(image.shape)
+        if found is None:
+            batch, channels, *spatial = image.shape
+            pixels = (batch, *pair(tuple(spatial)), channels)
+            found = layout(pixels, self._sliding(image.shape), _WAYS[self._op.kind], padded=self._padded)
+            self._slides[image.shape] = found
+        result = slide(found, channels_last(image))
         outcome = channels_first(result, image.ndim - 2)
         return [follow(self._op.epilogue, outcome, [image], read)] if self._op.epilogue else [outcome]
 

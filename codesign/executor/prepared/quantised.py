@@ -213,8 +213,8 @@ class _InMemoryOrder:
         if left is None or right is None or left.strides != right.strides or left.shape != right.shape:
             return None
         order = sorted(range(left.ndim), key=lambda axis: -left.strides[axis])
-        moved = [array.transpose(order) if index in (0, 3) and array is not None else array
-                 for index, array in enumerate(inputs)]  # fmt: skip
+        moved = [*inputs]
+        moved[0], moved[3] = left.transpose(order), right.transpose(order)
         (result,) = self._operator.compute(self._op, moved)
         result = result.transpose(np.argsort(order))
         return [follow(self._op.epilogue, result, inputs, read)] if self._op.epilogue else [result]

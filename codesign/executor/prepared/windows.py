@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from codesign.executor.epilogue import follow
-from codesign.executor.prepared.images import channels_first, channels_last, padded, pair
-from codesign.executor.prepared.lanes import slide
+from codesign.executor.prepared.images import FEW_CHANNELS, as_pixels, channels_first, channels_last, padded, pair
+from codesign.executor.prepared.lanes import Slide, layout, slide
 from codesign.executor.prepared.panels import Finish, Layout, Panels, Sliding
 from codesign.executor.prepared.step import Packed, Read
 from codesign.graph import Op
@@ -17,8 +17,6 @@ from codesign.ops.base import Array
 from codesign.ops.convolution import convolution_window
 from codesign.ops.window import Window
 
-FEW_CHANNELS = 16
-"""An image with fewer is copied with its padding, so that a line of the kernel is one run of memory."""
 LEAST_DEPTH = 8
 """Channels of a group, at the least, that are worth a product of their own."""
 
@@ -62,6 +60,7 @@ class _Plan:
     shape: tuple[int, ...]
     around: tuple[tuple[int, int], tuple[int, int]] | None = None
     layout: Layout | None = None
+    slide: Slide | None = None
 
 
 class Convolution:
@@ -88,7 +87,7 @@ class Convolution:
         addend = read(self._addend) if self._addend else None
         if addend is not None and addend.shape != plan.shape:
             return None
-        result = self._convolved(plan, channels_last(image), None if addend is None else channels_last(addend))
+        result = self._convolved(plan, as_pixels(image), None if addend is None else channels_last(addend))
         outcome = channels_first(result, image.ndim - 2)
         return [follow(self._rest, outcome, [source], read)] if self._rest else [outcome]
 
@@ -103,9 +102,10 @@ class Convolution:
             pair(window.outputs(image[2:])),
         )  # fmt: skip
         plan = _Plan(sliding, (image[0], self._filters.shape[0], *window.outputs(image[2:])))
-        if self._filters.separate:
-            return plan
         channels, height, width = image[1], *pair(image[2:])
+        if self._filters.separate:
+            way = "multiply" if self._finish.kind is np.float32 else "multiply bytes"
+            return replace(plan, slide=layout((image[0], height, width, channels), sliding, way, self._finish))
         if not self._filters.merged:
             return replace(plan, layout=self._panels.layout((image[0], height, width, channels), sliding))
         before, after = sliding.before, pair(window.after, 0)
@@ -114,9 +114,9 @@ class Convolution:
         return replace(plan, around=(before, after), layout=self._panels.layout(merged, seen))
 
     def _convolved(self, plan: _Plan, pixels: Array, addend: Array | None) -> Array:
-        if plan.layout is None:
-            way = "multiply" if self._finish.kind is np.float32 else "multiply bytes"
-            return slide(pixels, plan.sliding, way, self._packed, self._finish)
+        if plan.slide is not None:
+            return slide(plan.slide, np.ascontiguousarray(pixels), self._packed)
+        assert plan.layout is not None
         if plan.around is not None:
             whole = padded(pixels, *plan.around, self._finish.centre)
             batch_step, row_step, pixel_step, channel_step = whole.strides
@@ -125,4 +125,9 @@ class Convolution:
                 (*whole.shape[:2], plan.sliding.out[1], plan.sliding.kernel[1] * whole.shape[3]),
                 (batch_step, row_step, pixel_step * plan.sliding.stride[1], channel_step),
             )
+        elif self._kind.itemsize == 1 and self._filters.shape[1] % 4:
+            # Four bytes are read at a time, so that some behind the last pixel must be there.
+            pixels = padded(pixels, (0, 0), (0, 0), self._finish.centre)
+        else:
+            pixels = np.ascontiguousarray(pixels)
         return self._panels.multiply(plan.layout, pixels, addend)
