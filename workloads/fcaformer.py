@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from workloads.blocks.attention import merge_heads, scaled_dot_product, split_heads
-from workloads.blocks.convolution import conv_norm, convolution, depthwise
+from workloads.blocks.convnext import convnext_block
+from workloads.blocks.convolution import conv_norm, convolution
 from workloads.blocks.dense import classifier, layer_norm, linear, mlp
 from workloads.blocks.embedding import grid_of, image_input, patch_embedding, positioned, tokens_of
 from workloads.blocks.residual import residual
@@ -65,7 +66,7 @@ def fcaformer(
             else:
                 for block in range(depth):
                     with graph.scope(f"block{block}"):
-                        value = convolving_block(graph, value)
+                        value = convnext_block(graph, value)
     graph.output(head(graph, value, classes), "logits")
 
 
@@ -101,19 +102,6 @@ def downsample(graph: Builder, value: Value, width: int) -> Value:
         value = conv_norm(graph, value, width, 1, "expand", activation="gelu")
         value = conv_norm(graph, value, width, 3, "depthwise", 2, 1, width, activation="gelu")
         return conv_norm(graph, value, width, 1, "project", activation="none")
-
-
-def convolving_block(graph: Builder, grid: Value) -> Value:
-    """ConvNeXt's block: a 7x7 depthwise convolution, then a perceptron for each pixel (Liu et al. 2022,
-    arXiv:2201.03545)."""
-    extents = (grid.shape[2], grid.shape[3])
-
-    def branch(value: Value) -> Value:
-        tokens = block_norm(graph, tokens_of(graph, depthwise(graph, value, 7, "depthwise")), "norm")
-        return mlp(graph, tokens, EXPANSION * grid.shape[1])
-
-    tokens = residual(graph, tokens_of(graph, grid), lambda _: branch(grid), 1, layer_scale=True)
-    return grid_of(graph, tokens, *extents)
 
 
 def attending_block(graph: Builder, grid: Value, kept: list[Value], heads: int, last: bool) -> Value:

@@ -21,15 +21,22 @@ def resnet(
     graph: Builder, batch: int, image: int, *, depths: Sequence[int], stem: int = 64, classes: int = 1000
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes)."""
-    value = graph.input("pixels", (batch, 3, image, image))
+    maps = stages(graph, graph.input("pixels", (batch, 3, image, image)), depths, stem)
+    graph.output(pooled_classifier(graph, maps[-1], classes), "logits")
+
+
+def stages(graph: Builder, value: Value, depths: Sequence[int], stem: int = 64) -> list[Value]:
+    """The maps after each stage, the first at a quarter of the image and each further one at half of that."""
     with graph.scope("stem"):
         value = conv_norm(graph, value, stem, 7, "convolution", stride=2, padding=3)
         value = max_pool(graph, value, 3, stride=2, padding=1)
+    maps = []
     for stage, depth in enumerate(depths):
         for block in range(depth):
             with graph.scope(f"stage{stage + 1}/block{block}"):
                 value = bottleneck(graph, value, stem << stage, stride=2 if stage and not block else 1)
-    graph.output(pooled_classifier(graph, value, classes), "logits")
+        maps.append(value)
+    return maps
 
 
 def bottleneck(graph: Builder, value: Value, channels: int, stride: int) -> Value:

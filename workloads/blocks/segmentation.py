@@ -15,14 +15,18 @@ def feature_maps(graph: Builder, batch: int, image: int, channels: Sequence[int]
     ]
 
 
-def resized(graph: Builder, value: Value, extents: tuple[int, int], name: str = "resized") -> Value:
-    """Bilinear interpolation between pixels' centres to `extents`."""
+def resized(
+    graph: Builder, value: Value, extents: tuple[int, int], name: str = "resized", aligned: bool = False
+) -> Value:
+    """Bilinear interpolation to `extents` between pixels' centres or, if `aligned`, with the corners' centres in the
+    corners, as maps of odd extents have them."""
     shape = (*value.shape[:2], *extents)
     if value.shape == shape:
         return value
     sizes = graph.integers(f"{name}.sizes", list(shape[2:]))
     inputs = [value, None, None, sizes]
+    mode = "align_corners" if aligned else "half_pixel"
     [result] = graph.node(
-        "Resize", inputs, [shape], name, mode="linear", coordinate_transformation_mode="half_pixel", axes=[2, 3]
+        "Resize", inputs, [shape], name, mode="linear", coordinate_transformation_mode=mode, axes=[2, 3]
     )
     return result
