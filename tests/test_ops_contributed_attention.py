@@ -27,6 +27,7 @@ MULTI_HEAD = {
     "mask with holes": [QUERY, KEY, VALUE, None, HOLES],
     "mask of each query": [QUERY, KEY, VALUE, None, BY_QUERY],
     "mask that hides every key": [QUERY, KEY, VALUE, None, HOLES * np.array([[0], [1]], np.int32)],
+    "lengths with running sums": [QUERY, KEY, VALUE, None, np.array([4, 6, 0, 6, 12, 0, 4, 10], np.int32)],
     "mask of the past too": [QUERY, KEY, VALUE, None, LEFT_PADDED, None, *PAST],
     "bias, bias of scores and past": [QUERY, KEY, VALUE, normal(48), None, normal(2, 4, 6, 9), *PAST],
     "bias of scores for all heads": [QUERY, KEY, VALUE, None, None, normal(2, 1, 6, 6)],
@@ -99,6 +100,7 @@ PROJECTED = {
     "ends and starts": {"mask": np.array([5, 6, 1, 2], np.int32)},
     "holes": {"mask": HOLES},
     "by query": {"mask": BY_QUERY},
+    "a mask that stands for none": {"mask": np.ones((2, 1), np.int32)},
     "bias of scores": {"scores": normal(1, 4, 6, 6)},
     "no bias": {"bias": None},
 }
@@ -115,6 +117,11 @@ def test_attention_with_its_projection(form, settings):
     assert isinstance(work, Contraction)
     assert work.macs == 2 * 6 * 12 * 48
     assert work.flops > 2 * (work.macs + 2 * 4 * 6 * 6 * 8)
+
+
+def test_a_mask_that_leaves_out_keys_is_refused():
+    with pytest.raises(BadModel, match=r"MultiHeadAttention\): mask \[2, 6\] does not cover 9 keys"):
+        NodeCase("MultiHeadAttention", [QUERY, KEY, VALUE, None, HOLES, None, *PAST], 3, **HEADS).computed()
 
 
 def test_attention_with_wider_values():

@@ -29,13 +29,16 @@ def extent(op: Op, name: str) -> int:
 def key_mask_bias(op: Op, mask: Array | None, found: Heads, dtype: np.dtype[Any]) -> Array | None:
     """A mask of keys as numbers to add, `mask_filter_value` (-10000 when not given) where a key is hidden.
 
-    Masks are lengths (batch,); ends and then starts (2 batch,); or ones where a key is seen, (batch, keys) or with
-    queries (batch, queries, keys).
+    Masks are lengths (batch,); ends and then starts (2 batch,); lengths and then running sums of queries and keys (3
+    batch + 2,), which say the same; or ones where a key is seen, (batch, keys) or with queries (batch, queries, keys).
     """
     if mask is None:
         return None
-    if mask.ndim == 1 and mask.size in (found.batch, 2 * found.batch):
-        ends, starts = mask[: found.batch], mask[found.batch :]
+    if mask.ndim == 2 and mask.shape[1] == 1 < found.kv_length:
+        return None  # stands for no mask
+    if mask.ndim == 1 and mask.size in (found.batch, 2 * found.batch, 3 * found.batch + 2):
+        ends = mask[: found.batch]
+        starts = mask[found.batch :] if mask.size == 2 * found.batch else np.zeros(0, mask.dtype)
         places = np.arange(found.kv_length)
         seen = places < ends[:, None]
         if starts.size:
@@ -43,11 +46,8 @@ def key_mask_bias(op: Op, mask: Array | None, found: Heads, dtype: np.dtype[Any]
         seen = seen[:, None, None]
     elif mask.ndim in (2, 3) and mask.shape[0] == found.batch:
         seen = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-        if seen.shape[-1] not in (found.kv_length, found.kv_length - found.past_length):
+        if seen.shape[-1] != found.kv_length:
             raise bad(op, f"mask {list(mask.shape)} does not cover {found.kv_length} keys")
-        # A mask of the new keys alone hides none of the past.
-        missing = found.kv_length - seen.shape[-1]
-        seen = np.pad(seen, [(0, 0), (0, 0), (0, 0), (missing, 0)], constant_values=1)
     else:
         raise bad(op, f"mask {list(mask.shape)} is not (batch), (2 batch), (batch, keys) or (batch, queries, keys)")
     filtered = dtype.type(op.attributes.get("mask_filter_value", -10000.0))
