@@ -35,6 +35,9 @@ TRIPS = ".trips"
 """Ending of the name by which the trips of a Loop are bound, after the node's own name."""
 MOST_UNROLLED = 4096
 """Nodes that unrolling one loop may make; more stay a loop."""
+MOST_UNROLLED_SCAN = 32
+"""Nodes that unrolling one Scan may make. Its shapes are known without unrolling, and where it stays its steps are one
+kernel's, not as many launches."""
 
 
 @register(CONTROL, "If")
@@ -116,7 +119,7 @@ def scan(walk: Walk, node: onnx.NodeProto, name: str, scope: Scope) -> bool:
         _keep_unknown_scan(walk, node, name, scope, body)
         return True
     form = _scan_form(walk, node, name, scope, body)
-    if form.trips > MOST_TRIPS or form.trips * len(body.node) > MOST_UNROLLED or form.trips == 0:
+    if form.trips > MOST_TRIPS or form.trips * len(body.node) > MOST_UNROLLED_SCAN or form.trips == 0:
         _keep_scan(walk, node, name, scope, body, form)
         return True
     sources = scope.sources or (node.name or name,)
