@@ -255,3 +255,17 @@ def test_grouped_query_attention_refuses_what_it_does_not_know():
         grouped(0, 6, sliding_window_cache=1, extra=[*[None] * 5, normal(16)]).inferred()
     with pytest.raises(BadModel, match=r"k_quant_type PER_TENSOR of 2 bits: not known"):
         grouped(0, 6, k_quant_type="PER_TENSOR", kv_cache_bit_width=2).inferred()
+
+
+@pytest.mark.parametrize("form", ["grouped", "multi-head", "masked"])
+def test_half_precision(form):
+    """Computed in float32 and rounded at the end, here as there: two units of the last place."""
+    case = {
+        "grouped": lambda: grouped(5, 1, rotary=1, smooth_softmax=1),
+        "multi-head": lambda: NodeCase("MultiHeadAttention", [QUERY, KEY, VALUE, normal(48)], **HEADS),
+        "masked": lambda: NodeCase("MultiHeadAttention", [QUERY, KEY, VALUE, None, HOLES], **HEADS),
+    }[form]()
+    case.arrays = [
+        array.astype(np.float16) if array is not None and array.dtype == np.float32 else array for array in case.arrays
+    ]
+    case.check(2.0**-9)

@@ -123,3 +123,13 @@ def test_what_does_not_fit_is_refused():
         experts(activation_type="swiglu").inferred()
     with pytest.raises(BadModel, match=r"experts' weights have 3 bits, expected 2, 4 or 8"):
         NodeCase("QMoE", quantised().arrays, expert_weight_bits=3, domain="com.microsoft").inferred()
+
+
+@pytest.mark.parametrize("build", [experts, quantised])
+def test_half_precision(build):
+    """Computed in float32 and rounded at the end, here as there: two units of the last place."""
+    case = build()
+    case.arrays = [
+        array.astype(np.float16) if array is not None and array.dtype == np.float32 else array for array in case.arrays
+    ]
+    case.check(2.0**-9)
