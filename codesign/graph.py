@@ -71,7 +71,7 @@ class Weight:
     def absent(self) -> Iterator[str]:
         """Names of the stored weights whose values this one needs and the model does not hold."""
         for weight in self._needed():
-            if weight._value is None and weight._load is None and weight._derive is None:
+            if weight.is_made and weight._derive is None:
                 yield weight.tensor.name
 
     def _needed(self) -> list[Weight]:
@@ -87,9 +87,14 @@ class Weight:
             elif id(weight) not in seen:
                 seen.add(id(weight))
                 pending.append((weight, True))
-                if weight._value is None and weight._load is None:
+                if weight.is_made:
                     pending.extend((source, False) for source in reversed(weight.sources))
         return order
+
+    @property
+    def is_made(self) -> bool:
+        """True when the values are derived or made up when asked for: neither in memory nor in a file."""
+        return self._value is None and self._load is None
 
     @property
     def inline(self) -> np.ndarray[Any, Any] | None:

@@ -200,6 +200,22 @@ def test_memory_is_looked_at_before_a_run():
     assert Executor(graph, limits=Limits(memory_bytes=64 << 20)).run(x)["y"].shape == (1024,)
 
 
+def test_weights_that_are_made_are_counted_and_those_in_the_file_are_not():
+    nodes = [NODE("Transpose", ["w"], ["t"]), NODE("MatMul", ["x", "t"], ["y"], name="product")]
+    model = made(nodes, {"x": (FLOAT, [1, 512])}, ["y"], w=np.ones((512, 512), np.float32))
+    x = {"x": np.ones((1, 512), np.float32)}
+    plain = from_proto(model)
+    with pytest.raises(DoesNotFit, match=r"at least 2.00 KiB, .* and 1.00 MiB for weights that are made; 1.00 MiB may"):
+        Executor(plain, limits=Limits(memory_bytes=1 << 20)).run(x)
+    executor = Executor(plain, limits=Limits(memory_bytes=(1 << 20) + 2048))
+    for _ in range(2):
+        np.testing.assert_array_equal(executor.run(x)["y"], 512)
+    stored = made(
+        [NODE("MatMul", ["x", "w"], ["y"])], {"x": (FLOAT, [1, 512])}, ["y"], w=np.ones((512, 512), np.float32)
+    )
+    np.testing.assert_array_equal(Executor(from_proto(stored), limits=Limits(memory_bytes=2048)).run(x)["y"], 512)
+
+
 def test_a_result_that_the_machine_cannot_hold_is_refused_at_once():
     nodes = [NODE("ConstantOfShape", ["shape"], ["zeros"], name="fill"), NODE("ReduceSum", ["zeros"], ["y"])]
     asked = made(nodes, {"shape": (INT, [3])}, ["y"])
@@ -214,6 +230,7 @@ def test_what_is_free_is_told_and_may_be_given_instead():
     free = available_bytes()
     assert free is None or 1 << 20 < free < 1 << 50
     assert Limits(memory_bytes=5).free_bytes() == 5
+    assert Limits().free_bytes(needed=1024) == np.inf
     assert current() == Limits()
     for wrong in ({"trips": 0}, {"memory_bytes": -1}):
         with pytest.raises(BadParameter, match="the limit of"):

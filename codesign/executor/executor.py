@@ -14,7 +14,7 @@ from codesign.errors import BadModel, CodesignError, DoesNotFit
 from codesign.executor.bodies import lend
 from codesign.executor.epilogue import follow
 from codesign.executor.inputs import checked_inputs
-from codesign.executor.limits import Limits, check_graph, check_result, current, peak, use
+from codesign.executor.limits import Limits, check_graph, check_result, current, made_bytes, peak, use
 from codesign.executor.prepared import prepare
 from codesign.executor.prepared.step import Prepared
 from codesign.executor.values import described, owned
@@ -99,7 +99,7 @@ class Executor:
         self._bodies: dict[int, Executor] = {}
         self._limits = limits or current()
         self._peak = peak(graph)
-        self._free = float("inf")
+        self._made_bytes = made_bytes(graph, weight_cache_bytes)
 
     def with_numerics(self, numerics: Numerics) -> Executor:
         """An executor of the same graph that reads the same weights and computes in other arithmetic."""
@@ -131,8 +131,7 @@ class Executor:
     def _begin(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """The inputs checked, and the memory that a run takes."""
         arrays = checked_inputs(self.graph, inputs)
-        self._free = self._limits.free_bytes()
-        check_graph(self.graph, self._peak, self._free)
+        check_graph(self.graph, self._peak, max(self._made_bytes - self._weights.kept_bytes, 0), self._limits)
         return arrays
 
     def _run(self, values: dict[str, Array], observe: Observer | None) -> dict[str, Array]:
@@ -163,7 +162,7 @@ class Executor:
                 return outputs
             inputs = [read(name) if name else None for name in op.inputs]
             if step.is_unknown and not op.bodies:
-                check_result(op, step.operator, inputs, self._free)
+                check_result(op, step.operator, inputs, self._limits)
             with np.errstate(all="ignore"):
                 if op.bodies:
                     runner = partial(self._run_body, read=read, observe=observe)
@@ -187,7 +186,6 @@ class Executor:
             inner = self._bodies[id(body)] = Executor(
                 body, self._given_numerics, self._seed, self._cache_bytes, self._limits
             )
-        inner._free = self._free
         values = {name: read(name) for name in body.captured if name not in body.weights}
         values.update(zip(body.inputs, arguments, strict=True))
         outputs = inner._run(values, observe)

@@ -6,6 +6,7 @@ up before it runs; a result whose shape comes from data is looked at before it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,8 @@ from codesign.ops.views import View
 
 MOST_TRIPS = 1_000_000
 """Trips of one Loop unless another limit is given: seconds of overhead alone, more than any exported model takes."""
+ALWAYS_FREE = 64 << 20
+"""Bytes: less is not looked for on the machine, since asking takes longer than a small graph does."""
 SMALL = 64
 """Elements: values of inputs up to this size may tell the shape of a result; larger ones are data."""
 
@@ -42,12 +45,12 @@ class Limits:
         if self.memory_bytes is not None and self.memory_bytes < 0:
             raise BadParameter(f"the limit of memory is {self.memory_bytes} bytes, expected at least 0")
 
-    def free_bytes(self) -> float:
-        """Bytes that a run may take from now on; infinite where nobody tells what is free."""
+    def free_bytes(self, needed: float = math.inf) -> float:
+        """Bytes that may be taken from now on, exactly where `needed` exceeds them; infinite where nobody tells."""
         if self.memory_bytes is not None:
             return self.memory_bytes
-        found = available_bytes()
-        return float("inf") if found is None else found
+        found = None if needed <= ALWAYS_FREE else available_bytes()
+        return math.inf if found is None else found
 
 
 _current: ContextVar[Limits] = ContextVar("codesign_limits", default=Limits())  # noqa: B039 (frozen)
@@ -139,19 +142,31 @@ def array_bytes(tensor: Tensor) -> int:
     return tensor.elements * numpy_dtype(tensor.dtype).itemsize
 
 
-def check_graph(graph: Graph, found: Peak, free_bytes: float) -> None:
-    """Raises DoesNotFit when a run would take more than `free_bytes`."""
-    if found.bytes > free_bytes:
-        assert found.op is not None
+def check_graph(graph: Graph, found: Peak, weights: int, limits: Limits) -> None:
+    """Raises DoesNotFit when a run, its activations at their peak and the `weights` that it makes, would take more than
+    it may."""
+    needed = found.bytes + weights
+    free = limits.free_bytes(needed)
+    if needed > free:
+        where = f", at node '{found.op.name}' ({found.op.kind})" if found.op is not None else ""
+        made = f" and {_size(weights)} for weights that are made" if weights else ""
         raise DoesNotFit(
-            f"running '{graph.source or graph.name}' takes at least {_size(found.bytes)}, at node '{found.op.name}' "
-            f"({found.op.kind}); {_size(free_bytes)} may be taken: {_ADVICE}"
+            f"running '{graph.source or graph.name}' takes at least {_size(found.bytes)}{where}{made}; "
+            f"{_size(free)} may be taken: {_ADVICE}"
         )
 
 
-def check_result(op: Op, operator: Operator, inputs: Sequence[Any], free_bytes: float) -> None:
+def made_bytes(graph: Graph, cache_bytes: int) -> int:
+    """What weights that are derived or made up take, of which `cache_bytes` are kept and one more is at hand. Stored
+    ones lie in the file's own pages."""
+    sizes = [array_bytes(weight.tensor) for weight in graph.weights.values() if weight.is_made]
+    total = sum(sizes)
+    return total if total <= cache_bytes else cache_bytes + max(sizes)
+
+
+def check_result(op: Op, operator: Operator, inputs: Sequence[Any], limits: Limits) -> None:
     """Raises DoesNotFit when the results of `op`, as far as the shapes and small values of its inputs tell them, would
-    take more than `free_bytes`."""
+    take more than they may."""
     if any(value is not None and not isinstance(value, np.ndarray) for value in inputs):
         return
     values = [
@@ -163,10 +178,11 @@ def check_result(op: Op, operator: Operator, inputs: Sequence[Any], free_bytes: 
     except Exception:
         return  # a shape that only the result tells, or inputs that the computation refuses in its own words
     needed = sum(array_bytes(Tensor("", shape, kind)) for shape, kind in results)
-    if needed > free_bytes:
+    free = limits.free_bytes(needed)
+    if needed > free:
         raise DoesNotFit(
             f"node '{op.name}' ({op.kind}): its result of shape {list(results[0][0])} takes {_size(needed)}, "
-            f"{_size(free_bytes)} may be taken: {_ADVICE}"
+            f"{_size(free)} may be taken: {_ADVICE}"
         )
 
 
@@ -180,7 +196,7 @@ class Gathered:
     def __init__(self, op: Op) -> None:
         self.op = op
         self.limits = current()
-        self._free = self.limits.free_bytes()
+        self._free: float | None = self.limits.memory_bytes
         self._bytes = 0
 
     def check_trip(self, trip: int) -> None:
@@ -194,7 +210,9 @@ class Gathered:
     def add(self, values: Sequence[Any]) -> None:
         """Count what a trip gave. Raises DoesNotFit when all trips together take too much."""
         self._bytes += sum(_held(value) for value in values)
-        if self._bytes > self._free:
+        if self._free is None and self._bytes > ALWAYS_FREE:
+            self._free = self._bytes + self.limits.free_bytes()
+        if self._free is not None and self._bytes > self._free:
             raise DoesNotFit(
                 f"node '{self.op.name}' ({self.op.kind}): what its trips give takes more than "
                 f"{_size(self._free)}: {_ADVICE}"

@@ -28,6 +28,10 @@ class WeightStore:
         """The arrays held in memory."""
         return list(self._kept.values())
 
+    @property
+    def kept_bytes(self) -> int:
+        return self._bytes
+
     def __getitem__(self, name: str) -> Array:
         """The array called `name`. Raises BadModel when its values are absent and no seed was given."""
         found = self._kept.get(name)
