@@ -181,6 +181,22 @@ def test_policies_that_cannot_be_meant_are_refused_in_a_line(
     assert "--json goes with --numerics" in refused(capsys, *words, "--outputs", tmp_path / "y.npz", "--json", "-")
 
 
+def test_what_an_operation_hides_is_said() -> None:
+    from onnx import TensorProto, helper
+
+    names = ["q", "k", "v"]
+    made = helper.make_graph(
+        [helper.make_node("Attention", names, ["y"], q_num_heads=2, kv_num_heads=2)],
+        "attention",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in names],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8])],
+    )
+    graph = from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=11))
+    document = accuracy(graph, "fp8-e4m3", codesign.random_inputs(graph, seed=0)).document
+    assert document.ops[0].own.sqnr_dB is not None
+    assert any(warning.startswith("Attention is one operation in this model") for warning in document.warnings)
+
+
 def test_a_comparison_needs_a_sample() -> None:
     with pytest.raises(BadParameter, match="at least one sample"):
         accuracy(network(), "int8", [], seed_weights=0)

@@ -73,15 +73,15 @@ def test_convolutions(data: st.DataObject, rank: int) -> None:
     draw = data.draw
     groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     outputs = groups * draw(st.integers(1, 2))
-    spatial, kernel = [draw(st.integers(4, 7)) for _ in range(rank)], [draw(st.integers(1, 3)) for _ in range(rank)]
+    spatial, kernel = [draw(st.integers(5, 8)) for _ in range(rank)], [draw(st.integers(1, 3)) for _ in range(rank)]
     attributes = {
         "group": groups,
         "strides": [draw(st.integers(1, 3)) for _ in range(rank)],
         "dilations": [draw(st.integers(1, 2)) for _ in range(rank)],
-        "pads": [draw(st.integers(0, 2)) for _ in range(2 * rank)],
+        "pads": [draw(st.integers(-1, 2)) for _ in range(2 * rank)],
     }
     reach = [(size - 1) * step + 1 for size, step in zip(kernel, attributes["dilations"], strict=True)]  # type: ignore[call-overload]
-    assume(all(extent >= size for extent, size in zip(spatial, reach, strict=True)))
+    assume(all(extent >= size + 2 for extent, size in zip(spatial, reach, strict=True)))
     image, weights = (
         integers(draw(st.integers(1, 2)), groups * per_group, *spatial),
         integers(outputs, per_group, *kernel),

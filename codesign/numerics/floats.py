@@ -87,11 +87,6 @@ def decode(codes: Array, form: FloatFormat) -> Array:
     return (sign | (wide & np.uint32((1 << form.bits - 1) - 1)) << np.uint32(drop)).view(np.float32)
 
 
-def largest_step(form: FloatFormat) -> float:
-    """Relative distance of neighbours above a power of two: twice the largest relative error of rounding to nearest."""
-    return float(2.0**-form.mantissa_bits)
-
-
 @cache
 def _decoded(form: FloatFormat) -> Array:
     """Value of each code, straight from the definition."""

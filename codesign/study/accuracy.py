@@ -74,7 +74,7 @@ def accuracy(
         held_weight_bytes=sum({**stored, **arithmetic.weight_bits}.values()) // 8,
         outputs=comparison.outputs(),
         ops=comparison.records(),
-        warnings=_warnings(ranges, given),
+        warnings=[*_calibration_warnings(ranges, given), *_opaque_warnings(arithmetic)],
     )
     return AccuracyReport(document, outputs)
 
@@ -86,10 +86,23 @@ def _calibrated(chosen: Policy, ranges: Mapping[str, Range], given: Sequence[Sam
     return f"{len(ranges)} ranges calibrated by {chosen.calibration.method} on {source}"
 
 
-def _warnings(ranges: Mapping[str, Range], given: Sequence[Sample] | None) -> list[str]:
+def _calibration_warnings(ranges: Mapping[str, Range], given: Sequence[Sample] | None) -> list[str]:
     if not ranges or given is not None:
         return []
     return ["ranges were calibrated on the inputs that are compared; give other samples for an honest figure"]
+
+
+def _opaque_warnings(arithmetic: Arithmetic) -> list[str]:
+    """Of operations that hide products of their own."""
+    hidden = {
+        op.kind
+        for op, plan in arithmetic.plans.made()
+        if plan.operation_class in ("attention", "scan") and (plan.formats.weights or plan.formats.activations)
+    }
+    return [
+        f"{kind} is one operation in this model: its operands are held, what it computes inside is not"
+        for kind in sorted(hidden)
+    ]
 
 
 def _stored_bits(graph: Graph) -> dict[str, int]:
