@@ -20,6 +20,7 @@ from codesign.numerics import Policy, policy
 from codesign.report.accuracy import AccuracyDocument, AccuracyReport
 from codesign.study.accuracy import accuracy
 from tests.commands import refused, run
+from tests.test_numerics_arithmetic import TensorProto, graph_of, helper
 
 Array = np.ndarray[Any, Any]
 
@@ -181,9 +182,20 @@ def test_policies_that_cannot_be_meant_are_refused_in_a_line(
     assert "--json goes with --numerics" in refused(capsys, *words, "--outputs", tmp_path / "y.npz", "--json", "-")
 
 
-def test_what_an_operation_hides_is_said() -> None:
-    from onnx import TensorProto, helper
+@pytest.mark.parametrize("mask", [-np.inf, np.finfo(np.float32).min, -1e4])
+def test_masks_spoil_neither_ranges_nor_figures(mask: float) -> None:
+    """Scores with a mask added: int8 keeps the scores as well as if there were no mask, and hides the masked ones."""
+    scores = np.random.default_rng(0).standard_normal((4, 64), np.float32)
+    hidden = np.zeros(64, np.float32)
+    hidden[48:] = mask
+    nodes = [helper.make_node("Add", ["x", "mask"], ["masked"]), helper.make_node("Softmax", ["masked"], ["y"])]
+    document = accuracy(graph_of(nodes, {"x": scores}, {"mask": hidden}), "int8", {"x": scores}).document
+    add, softmax = document.ops
+    assert 38 < (add.own.sqnr_dB or 0) < 50
+    assert (softmax.accumulated.sqnr_dB or 0) > 30
 
+
+def test_what_an_operation_hides_is_said() -> None:
     names = ["q", "k", "v"]
     made = helper.make_graph(
         [helper.make_node("Attention", names, ["y"], q_num_heads=2, kv_num_heads=2)],

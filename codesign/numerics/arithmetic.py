@@ -70,7 +70,8 @@ class Arithmetic:
         held: list[Array | None] = list(inputs)
         for index, array in enumerate(inputs[:count]):
             if array is not None and _is_float(array):
-                held[index] = self._held(plan, op.inputs[index], array, row_layout(array.ndim)).values
+                values = self._held(plan, op.inputs[index], array, row_layout(array.ndim)).values
+                held[index] = self._with_masks(values, array, plan.formats.activations)
         return held
 
     def _held(self, plan: Plan, name: str, array: Array, layout: Layout) -> Held:
@@ -106,7 +107,15 @@ class Arithmetic:
         if holding is None or not name or not _is_float(array):
             return array
         known = self.ranges.get(name) if holding.is_static else None
-        return hold(array, holding, row_layout(array.ndim), False, known, self._seed(name)).values
+        held = hold(array, holding, row_layout(array.ndim), False, known, self._seed(name)).values
+        return self._with_masks(held, array, holding)
+
+    def _with_masks(self, held: Array, exact: Array, holding: Holding | None) -> Array:
+        """Values as held, but under a scale masks as they were: a device skips what they hide, whatever it can hold."""
+        if holding is None or (isinstance(holding.form, FloatFormat) and holding.shared(False) == "none"):
+            return held
+        hidden = -self.policy.calibration.mask_beyond
+        return np.where(exact <= hidden, exact, held) if exact.min(initial=0) <= hidden else held
 
     def _contract(
         self, op: Op, operator: Operator, contractor: Contractor, plan: Plan, inputs: Sequence[Array | None]
@@ -260,4 +269,6 @@ def calibrate_by(executor: Executor, policy: Policy, samples: Iterable[Mapping[s
         watch.counting = True
         for sample in samples:
             executor.run(sample)
-    return {name: range_of(seen, watch.holdings[name], policy.calibration) for name, seen in watch.seen.items()}
+    # A tensor of nothing but zeros and masks has no range: it takes that of its values, which holds both exactly.
+    seen = {name: found for name, found in watch.seen.items() if found.low < found.high}
+    return {name: range_of(found, watch.holdings[name], policy.calibration) for name, found in seen.items()}

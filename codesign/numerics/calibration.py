@@ -39,8 +39,8 @@ class Seen:
         return max(-self.low, self.high)
 
     def widen(self, values: Array, mask_beyond: float) -> None:
-        """Take the extremes of `values` in; infinities, NaN and masks widen nothing."""
-        usual = np.abs(values) < mask_beyond
+        """Take the extremes of `values` in; infinities, NaN and masks, from -mask_beyond down, widen nothing."""
+        usual = np.isfinite(values) & (values > -mask_beyond)
         self.low = min(self.low, float(values.min(initial=0, where=usual)))
         self.high = max(self.high, float(values.max(initial=0, where=usual)))
 

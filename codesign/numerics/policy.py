@@ -151,7 +151,10 @@ class Calibration(_Part):
     )
     percentile: float = Field(default=PERCENTILE, gt=50, le=100, description="share of the values inside, in percent")
     mask_beyond: float = Field(
-        default=9999.0, gt=0, description="magnitudes from here on stand for masks of attention and widen no range"
+        default=9000.0,
+        gt=0,
+        description="values at minus this and below stand for masks of attention: they widen no range and stay as they "
+        "are under a scale; -10,000 plus a score is the usual mask of least magnitude",
     )
 
 

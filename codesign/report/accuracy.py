@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 class Agreement(_Record):
-    """How values agree with exact ones, over all samples, where both are finite."""
+    """How values agree with exact ones, over all samples, where both are finite and the exact one is no mask."""
 
     sqnr_dB: float | None = Field(
         description="signal-to-quantisation-noise ratio in decibels, 10 log10(sum of squares / sum of squared errors); "

@@ -120,10 +120,11 @@ class _Comparison:
         self._arithmetic = arithmetic
         self._seed = seed_weights
         self._exact, self._device = exact, exact.with_numerics(arithmetic)
-        self._own = [_Sums() for _ in graph.ops]
-        self._accumulated = [_Sums() for _ in graph.ops]
+        masks = -arithmetic.policy.calibration.mask_beyond
+        self._own = [_Sums(masks) for _ in graph.ops]
+        self._accumulated = [_Sums(masks) for _ in graph.ops]
         self._overflows = [0] * len(graph.ops)
-        self._outputs: dict[str, _Sums] = {name: _Sums() for name in graph.outputs}
+        self._outputs: dict[str, _Sums] = {name: _Sums(masks) for name in graph.outputs}
 
     def run(self, samples: Sequence[Sample], progress: Progress | None) -> dict[str, Any]:
         """Compare all samples; the outputs of the first in the policy's arithmetic."""
@@ -193,10 +194,11 @@ def _named(op: Op, formats: Formats, weights: set[str]) -> dict[str, str]:
 
 
 class _Sums:
-    """Sums over all values of a tensor, or of all outputs of an operation, from which its agreement follows."""
+    """Sums over all values of a tensor, or of all outputs of an operation, from which its agreement follows; values
+    that are `masks` or less in exact arithmetic stand for masks and are passed over."""
 
-    def __init__(self) -> None:
-        self.seen = False
+    def __init__(self, masks: float) -> None:
+        self.seen, self._masks = False, masks
         self._signal = self._other = self._dot = self._noise = self._largest = 0.0
         self._rows = self._same = self._not_finite = 0
 
@@ -212,7 +214,7 @@ class _Sums:
             return
         self.seen = True
         right, here = (_in_rows(values) for values in (exact, found))
-        signal, other, dot, noise, largest, same, not_finite = agreement_sums(right, here)
+        signal, other, dot, noise, largest, same, not_finite = agreement_sums(right, here, self._masks)
         self._signal += signal
         self._other += other
         self._dot += dot

@@ -45,18 +45,19 @@ def count_bins(values: Array, inverse_width: float, counts: Array) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def agreement_sums(exact: Array, found: Array) -> tuple[float, float, float, float, float, int, int]:
-    """Of two matrices, over places where both are finite: sums of squares of each, of products, of squared differences,
-    and the largest difference; rows whose largest value is in the same place; places where only `exact` is finite."""
+def agreement_sums(exact: Array, found: Array, least: float) -> tuple[float, float, float, float, float, int, int]:
+    """Of two matrices, over places where both are finite and `exact` is above `least`: sums of squares of each, of
+    products, of squared differences, and the largest difference; rows whose largest value is in the same place; places
+    where only `exact` is finite."""
     signal, other, dot, noise, largest = 0.0, 0.0, 0.0, 0.0, 0.0
     same, not_finite = 0, 0
     for row in range(exact.shape[0]):
         first, second = 0, 0
         for column in range(exact.shape[1]):
-            right, here = float(exact[row, column]), float(found[row, column])
+            right, here = np.float64(exact[row, column]), np.float64(found[row, column])
             first = column if right > exact[row, first] else first
             second = column if here > found[row, second] else second
-            right_is_finite, here_is_finite = right - right == 0.0, here - here == 0.0
+            right_is_finite, here_is_finite = right - right == 0.0 and right > least, here - here == 0.0
             if right_is_finite and here_is_finite:
                 error = here - right
                 signal += right * right
