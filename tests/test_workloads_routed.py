@@ -17,6 +17,7 @@ from workloads.blocks.heads import HeadMixture, head_gates
 from workloads.blocks.routing import mixture_of_experts
 from workloads.counts import macs_of, parameters_of
 from workloads.moduleformer_molm import stick_breaking
+from workloads.moh_vit import distance_table, neighbours
 
 
 def weight(name: str, *shape: int) -> Array:
@@ -158,3 +159,20 @@ def test_products_of_attention_scale_with_the_share_of_heads_that_are_on() -> No
     share = (6 * tokens + 10 * capacity) / (16 * tokens)
     assert masked - skipped == pytest.approx((1 - share) * products, rel=1e-6)
     assert share == pytest.approx(14 / 16, rel=0.01)
+
+
+def test_neighbours_of_a_token_are_the_nine_around_it_and_zeros_outside() -> None:
+    tokens = np.random.default_rng(0).standard_normal((2, 16, 6), dtype=np.float32)
+    [found] = run_block(lambda graph, x: neighbours(graph, x, extent=4, heads=3), tokens)
+    padded = np.pad(tokens.reshape(2, 4, 4, 3, 2), ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0)))
+    for row, column in np.ndindex(4, 4):
+        around = padded[:, row : row + 3, column : column + 3].reshape(2, 9, 3, 2)
+        np.testing.assert_array_equal(found[:, :, 4 * row + column], around.transpose(0, 2, 1, 3))
+
+
+def test_distances_to_a_pooled_grid_are_those_to_its_cells_centres() -> None:
+    table, index = distance_table(8, 2)
+    for query, key in ((0, 0), (9, 3), (63, 1)):
+        rows, columns = (divmod(query, 8), divmod(key, 2))
+        steps = np.array([(q - (4 * k + 1.5)) / 7 * 8 for q, k in zip(rows, columns, strict=True)])
+        np.testing.assert_allclose(table[index[query, key]], np.sign(steps) * np.log2(np.abs(steps) + 1) / 3, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from workloads.builder import Builder, Value
@@ -32,6 +34,6 @@ def block_causal_mask(graph: Builder, blocks: int, block: int) -> Value:
     return graph.once(f"block_mask_{blocks}_{block}", make)
 
 
-def hidden_from(graph: Builder, name: str, hidden: np.ndarray) -> Value:  # type: ignore[type-arg]
+def hidden_from(graph: Builder, name: str, hidden: np.ndarray[Any, Any]) -> Value:
     """Added to scores: the lowest float where `hidden`, zero elsewhere. A constant, made once for all layers."""
     return graph.once(name, lambda: graph.constant("mask", np.where(hidden, np.float32(LOWEST), np.float32(0))))
