@@ -17,6 +17,7 @@ import typer
 from codesign.errors import BadParameter, CodesignError
 
 if TYPE_CHECKING:
+    from codesign.executor import Executor
     from codesign.executor.limits import Limits
     from codesign.graph import Graph
     from codesign.numerics import Policy
@@ -353,10 +354,17 @@ def execute(
             results = _compare_numerics(graph, chosen, feeds, seed_weights, calibrate, order, json, top)
         else:
             arithmetic = SaturatingPairs() if quantised == "saturating" else None
-            results = Executor(optimise(graph, order), arithmetic, seed_weights=seed_weights).run(feeds)
+            results = _run(Executor(optimise(graph, order), arithmetic, seed_weights=seed_weights), feeds)
     if outputs is not None:
         _write_outputs(outputs, results, quiet=str(json) == "-")
     _warn(graph.warnings)
+
+
+def _run(executor: Executor, feeds: dict[str, Any]) -> dict[str, Any]:
+    """A run that shows how far it is: kernels are compiled the first time they are needed on a machine."""
+    place = {op.name: number for number, op in enumerate(executor.graph.ops, start=1)}
+    with _progress("operations") as advance:
+        return executor.run(feeds, lambda op, _: advance(place[op.name], len(place)) if op.name in place else None)
 
 
 def _compare_numerics(

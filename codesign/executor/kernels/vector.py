@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 INTEGER, FLOAT, BYTE, WORD = ir.IntType(64), ir.FloatType(), ir.IntType(8), ir.IntType(32)
@@ -21,8 +21,12 @@ INTEGER, FLOAT, BYTE, WORD = ir.IntType(64), ir.FloatType(), ir.IntType(8), ir.I
 
 @cache
 def features() -> frozenset[str]:
-    """What the processor can do, by LLVM's names."""
-    return frozenset(name for name, present in get_host_cpu_features().items() if present)
+    """What the processor that numba compiles for can do, by LLVM's names: this one, or that of NUMBA_CPU_NAME and
+    NUMBA_CPU_FEATURES."""
+    name, listed = getattr(config, "CPU_NAME", None), getattr(config, "CPU_FEATURES", None)
+    if name is None and listed is None:
+        return frozenset(feature for feature, present in get_host_cpu_features().items() if present)
+    return frozenset(feature[1:] for feature in (listed or "").split(",") if feature.startswith("+"))
 
 
 def float_lanes() -> int:

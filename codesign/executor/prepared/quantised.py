@@ -52,12 +52,11 @@ def prepare(op: Op, graph: Graph, weights: WeightStore) -> Prepared | None:
 
 @dataclass(frozen=True, slots=True)
 class _Operands:
-    """Zero points and types of what a quantised convolution or product reads and writes; `shift` makes the weights
-    signed."""
+    """Zero points and types of what a quantised convolution or product reads and writes. `centre` is that of the image
+    as unsigned; `shift` makes the weights signed."""
 
     centre: int
     zero: int
-    signed: bool
     weight_signed: bool
     weight_zero: Array
     shift: int
@@ -77,11 +76,9 @@ def _operands(op: Op, graph: Graph) -> _Operands | None:
         return None
     if centre is None or weight_zero is None or centre.size != 1 or (zero is not None and zero.size != 1):
         return None
-    signed = image == "int8"
     return _Operands(
-        int(centre.item()) + 128 * signed,
+        int(centre.item()) + 128 * (image == "int8"),
         0 if zero is None else int(zero.item()),
-        signed,
         weight == "int8",
         weight_zero.astype(np.int32).ravel(),
         0 if weight == "int8" else 128,
