@@ -96,8 +96,9 @@ def module_of(name: str) -> str:
         return known[name]
     meant = [other for other, module in known.items() if other == f"{module}_{name}"]
     if len(meant) > 1:
-        families = " and ".join(known[other] for other in meant)
-        raise BadParameter(f"workload '{name}' is ambiguous, {families} have one: say {' or '.join(meant)}")
+        families = " and ".join(known[other] for other in meant[:3])
+        more = f" (and {len(meant) - 3} more families)" if len(meant) > 3 else ""
+        raise BadParameter(f"workload '{name}' is ambiguous, {families} have one{more}: say {' or '.join(meant[:3])}")
     raise BadParameter(f"unknown workload '{name}'{nearest(name, [*meant, *known]) or '; see codesign workloads'}")
 
 

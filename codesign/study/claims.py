@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from statistics import median
 from typing import TYPE_CHECKING
 
 from codesign.registry import device, device_names
@@ -15,6 +17,7 @@ from codesign.report.schema import ReportDocument
 from codesign.simulation import simulate
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from workloads.facts import Claim
@@ -75,24 +78,45 @@ def missing() -> list[str]:
     ]
 
 
-def claim_table(found: Sequence[Simulated]) -> Table:
-    """Claim, simulated and ratio of each network."""
-    from codesign.report.tables import add_names, add_numbers, plain_table, shrinking
+def claim_tables(found: Sequence[Simulated]) -> Iterator[RenderableType]:
+    """A table for each claim, device by device, and what its ratios come to."""
+    from itertools import groupby
+
+    from rich.console import Group
+    from rich.text import Text
+
+    from codesign.report.tables import heading
+
+    conditions = attrgetter("claim.device", "claim.metric", "claim.batch", "claim.setting", "claim.known")
+    ordered = sorted(found, key=conditions)
+    for (device_name, metric, batch, setting, known), group in groupby(ordered, key=conditions):
+        rows = list(group)
+        title = heading(", ".join(filter(None, (f"{device_name}: {metric}", f"batch {batch}", setting))))
+        yield Group(title, Text(f"source: {known}; {_summary(rows)}", "dim"), _table(rows))
+
+
+def _table(rows: Sequence[Simulated]) -> Table:
+    from codesign.report.tables import add_numbers, plain_table
 
     table = plain_table()
     table.add_column("network", no_wrap=True)
-    table.add_column("device", no_wrap=True)
-    add_names(table, "setting", most=34)
-    add_numbers(table, "batch")
-    table.add_column("metric", no_wrap=True)
     add_numbers(table, "claim", "simulated", "ratio")
-    for row in found:
+    for row in rows:
         figures = (f"{row.claimed:.4g}", f"{row.simulated:.4g}", f"{row.ratio:.2f}")
-        table.add_row(
-            row.name, row.claim.device, shrinking(row.claim.setting), str(row.claim.batch), row.claim.metric, *figures,
-            style=None if 1 / FAR <= row.ratio <= FAR else "red",
-        )  # fmt: skip
+        table.add_row(row.name, *figures, style=None if 1 / FAR <= row.ratio <= FAR else "red")
     return table
+
+
+def _summary(rows: Sequence[Simulated]) -> str:
+    """The middle ratio, how many are far from one, and whether networks come in the order claimed."""
+    ratios = sorted(row.ratio for row in rows)
+    far = sum(not 1 / FAR <= ratio <= FAR for ratio in ratios)
+    parts = [f"median ratio {median(ratios):.2f}", f"{far} of {len(rows)} beyond {FAR:g}x"]
+    if len(rows) > 2:
+        from scipy.stats import spearmanr
+
+        parts.append(f"rank correlation {spearmanr([r.claimed for r in rows], [r.simulated for r in rows])[0]:.2f}")
+    return ", ".join(parts)
 
 
 def _built(claim: Claim) -> list[str]:

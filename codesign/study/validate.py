@@ -59,9 +59,10 @@ def _ladder(console: Console) -> bool:
 
 def _claims(console: Console) -> bool:
     """Print the claims of the zoo's papers. No bound is stated for them: they are findings."""
-    from codesign.study.claims import claim_table, missing, simulated_claims
+    from codesign.study.claims import claim_tables, missing, simulated_claims
 
-    console.print(claim_table(list(simulated_claims())))
+    for table in claim_tables(list(simulated_claims())):
+        console.print(table)
     for reason in missing():
         console.print(f"skipped: {reason}", style="dim", soft_wrap=True)
     return True
