@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codesign.errors import BadParameter, nearest
 from codesign.registry import class_module, device_classes
 from codesign.study.ladder import climb, ladder_table
-from codesign.validation import Bound, Comparison, measure
+from codesign.validation import RANKS, Bound, Comparison, measure
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -44,6 +46,31 @@ def calibrate(device_class: str) -> Mapping[str, float]:
         )
     found: Mapping[str, float] = module.calibrate()
     return found
+
+
+def calibrate_from(device_class: str, data: Path, base: str | None, out: Path | None) -> RenderableType:
+    """Fit a device of the class to a file of measurements, write its device file, and say how well it fits.
+
+    Raises BadParameter when the class cannot be fitted to a file, or the file is unfit.
+    """
+    module = class_module(device_class, "calibrate")
+    if module is None or not hasattr(module, "calibrate_from"):
+        raise BadParameter(f"device class '{device_class}' cannot be fitted to a file of measurements")
+    from codesign.registry import write_device
+    from codesign.report.tables import add_names, add_numbers, plain_table
+
+    name = base or module.DEVICE
+    found = module.calibrate_from(data, name)
+    if out is not None:
+        write_device(name, found.values, f"{data.name}, {found.rows} operators", found.error, out)
+    table = plain_table()
+    add_names(table, "coefficient")
+    add_numbers(table, "value", "operator", "cross-validated error")
+    values = [(key, f"{value:.4g}") for key, value in found.values.items()]
+    errors = [*((kind, f"{error:.1%}") for kind, error in found.by_kind.items()), ("all", f"{found.error:.1%}")]
+    for (key, value), (kind, error) in zip_longest(values, errors, fillvalue=("", "")):
+        table.add_row(key, value, kind, error)
+    return table
 
 
 def _ladder(console: Console) -> bool:
@@ -103,10 +130,13 @@ def _device_class(device_class: str, console: Console) -> bool:
             console.print(Text(f"  source: {source}", "dim"))
         for bound in stated:
             found = measure(bound.statistic, members)
-            kept = found <= bound.limit
+            kept = bound.holds(found)
             holds = holds and kept
+            sign = ">=" if bound.statistic in RANKS else "<="
             mark, style = ("holds", "green") if kept else ("BROKEN", "bold red")
-            console.print(f"  bound: {bound.statistic} {found:.3g} <= {bound.limit:g}: {mark}", style=style)
+            console.print(f"  bound: {bound.statistic} {found:.3g} {sign} {bound.limit:g}: {mark}", style=style)
+            if not bound.reaches(found):
+                console.print(f"  aim: {bound.statistic} {sign} {bound.aim:g}: missed", style="yellow")
     return holds
 
 
