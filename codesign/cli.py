@@ -563,13 +563,37 @@ def validate(
 
 @app.command()
 def calibrate(
-    device_class: Annotated[str, typer.Argument(help="device class whose calibrated parameters to fit again")],
+    device_class: Annotated[
+        str | None, typer.Argument(help="device class whose calibrated parameters to fit again to its own data")
+    ] = None,
+    named_class: Annotated[str | None, typer.Option("--class", help="the same, as an option")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="fit to these measurements: CSV with op, dtype, params, cold_us, warm_us")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="device file to write (.yaml)")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="device to start from (default: the class's own)")
+    ] = None,
 ) -> None:
-    """Fit a device class's calibrated parameters to its calibration data again, and print them."""
+    """Fit a device class's calibrated parameters again, or a device to measurements of your own, and print them."""
     from codesign.study.validate import calibrate as run
+    from codesign.study.validate import calibrate_from
 
-    for name, value in run(device_class).items():
-        typer.echo(f"{name}: {value:.6g}")
+    name = device_class or named_class
+    if name is None or (device_class and named_class):
+        raise BadParameter("name one device class: codesign calibrate gpu, or --class gpu")
+    if data is None:
+        if out is not None or device is not None:
+            raise BadParameter("--out and --device go with --data, the measurements to fit")
+        for key, value in run(name).items():
+            typer.echo(f"{key}: {value:.6g}")
+        return
+    from rich.console import Console
+
+    _check_writable(out)
+    Console().print(calibrate_from(name, data, device, out))
+    if out is not None:
+        typer.echo(f"device file: {out}")
 
 
 @app.command()

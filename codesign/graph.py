@@ -135,7 +135,8 @@ class Op:
 
     `kind` names the operator (ONNX's name, or ours for a fused form); `inputs` holds tensor names, "" for an absent
     optional. `epilogue` holds elementwise or per-channel operations computed on the result before it is stored: each
-    reads the value so far as its input "@" beside tensors of its own. `sources` are the ONNX nodes it came from.
+    reads the value so far as its input "@" beside tensors of its own. `sources` are the ONNX nodes it came from;
+    `absorbed` the kinds of operations that were folded into its weights, by a transform or by the exporter.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Op:
     sources: tuple[str, ...] = ()
     epilogue: tuple[Op, ...] = ()
     bodies: Mapping[str, Graph] = field(default_factory=dict)
+    absorbed: tuple[str, ...] = ()
 
     def reads(self) -> Iterator[str]:
         """Names of all tensors read, the epilogue's and (for control flow) the captured outer values included."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import ClassVar
@@ -30,6 +30,7 @@ class Provenance(BaseModel):
     description: str
     sources: tuple[str, ...] = Field(description="datasheet, paper or measurement of each group of numbers")
     calibrated: dict[str, str] = Field(default_factory=dict, description="parameter -> the data it was fitted on")
+    transferred: str = Field(default="", description="the device whose calibrated coefficients stand in for this one's")
     error_band: float | None = Field(default=None, description="mean relative error on the validation data, or unknown")
     validated_on: str = ""
 
@@ -49,7 +50,7 @@ class MappedOp:
     """An operation to be mapped: its work in the device's type, and where its operands lie.
 
     `resident[i]` says that the i-th operand read is already on chip (cache, scratchpad); `keep_output` that the
-    memory plan keeps the result there for its reader.
+    memory plan keeps the result there for its reader. `detail` is what else the device's plan tells its own mapper.
     """
 
     name: str
@@ -57,18 +58,21 @@ class MappedOp:
     resident: tuple[bool, ...] = ()
     keep_output: bool = False
     prefetch: bool = False
+    detail: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
     """What mapping one operation wrote: the tasks that wait for its inputs, and those whose end is its end.
 
-    `early` tasks (weight loads) need no input of the operation and may start while the previous one runs.
+    `early` tasks (weight loads) need no input of the operation and may start while the previous one runs; `ahead` tasks
+    (launches by a host) wait for nothing but their resource.
     """
 
     entry: tuple[int, ...]
     exit: tuple[int, ...]
     early: tuple[int, ...] = ()
+    ahead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -51,6 +52,28 @@ def device(name: str, **overrides: Any) -> Device:
         raise BadParameter(f"device '{name}' has no parameter '{unknown[0]}'{nearest(unknown[0], names)}")
     changed = ", ".join(f"{key}={value}" for key, value in sorted(overrides.items()))
     return device_class(f"{description['name']} ({changed})" if changed else description["name"], built, provenance)
+
+
+def write_device(base: str, values: Mapping[str, float], data: str, error: float | None, path: Path) -> None:
+    """A device file: the device `base` with parameters of dotted names replaced, `data` being what they were fitted to
+    and `error` how far from it they are on average."""
+    import yaml
+
+    description = deepcopy(_read(_device_file(base)))
+    for name, value in values.items():
+        level = description["parameters"]
+        *groups, key = name.split(".")
+        for group in groups:
+            level = level.setdefault(group, {})
+        level[key] = float(f"{value:.4g}")
+    provenance = description["provenance"]
+    provenance.pop("transferred", None)
+    provenance.pop("validated_on", None)
+    provenance.update({"calibrated": dict.fromkeys(values, data)})
+    if error is not None:
+        provenance.update({"error_band": round(error, 3), "validated_on": f"{data}, cross-validated"})
+    text = yaml.safe_dump(description, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _device_file(name: str) -> Path:

@@ -151,7 +151,7 @@ def map_ops(device: Device, ops: Sequence[MappedOp]) -> tuple[Program, Array]:
     for index, op in enumerate(ops):
         builder.current_op = index
         tasks = _write(device, op, builder)
-        if not (tasks.entry or tasks.exit or tasks.early):
+        if not (tasks.entry or tasks.exit or tasks.early or tasks.ahead):
             continue
         for source in last:
             for target in tasks.entry:
@@ -159,7 +159,7 @@ def map_ops(device: Device, ops: Sequence[MappedOp]) -> tuple[Program, Array]:
         for source in before:
             for target in tasks.early:
                 builder.barrier(source, target)
-        early += tasks.early
+        early += (*tasks.early, *tasks.ahead)
         before, last = last, tasks.exit
     program = builder.build()
     is_early = np.zeros(program.count.size, bool)
@@ -173,7 +173,7 @@ _written: weakref.WeakKeyDictionary[Device, dict[tuple[Any, ...], tuple[Fragment
 def _write(device: Device, op: MappedOp, builder: ProgramBuilder) -> Tasks:
     """Map one operation, or write again what an equal one was mapped to: work is mapped once a device."""
     known = _written.setdefault(device, {})
-    key = (op.work, op.resident, op.keep_output, op.prefetch)
+    key = (op.work, op.resident, op.keep_output, op.prefetch, op.detail)
     if key not in known:
         mark = builder.mark()
         tasks = device.map(op, builder)
@@ -184,8 +184,8 @@ def _write(device: Device, op: MappedOp, builder: ProgramBuilder) -> Tasks:
 
 
 def _moved(tasks: Tasks, by: int) -> Tasks:
-    entry, exit_, early = (tuple(task + by for task in group) for group in (tasks.entry, tasks.exit, tasks.early))
-    return Tasks(entry, exit_, early)
+    groups = (tasks.entry, tasks.exit, tasks.early, tasks.ahead)
+    return Tasks(*(tuple(task + by for task in group) for group in groups))
 
 
 def _timed(timeline: Timeline, early: Array, count: int) -> Run:

@@ -145,11 +145,13 @@ class Attention(Work):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Map(Work):
-    """Elementwise: `elements` results at `flops_per_element` scalar operations each."""
+    """Elementwise: `elements` results at `flops_per_element` scalar operations each. `planes` counts the images (batch
+    times channels) of an interpolation, which are computed alike."""
 
     elements: int
     flops_per_element: float = 1.0
     dtype: str = "float32"
+    planes: int = 1
 
     @property
     def flops(self) -> int:

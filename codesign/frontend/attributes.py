@@ -107,3 +107,16 @@ def _with_type(attribute: onnx.AttributeProto, what: str) -> onnx.AttributeProto
             typed.type = kind
             return typed
     raise BadModel(f"{what}: attribute '{attribute.name}' has no value")
+
+
+REWRITES = "pkg.onnxscript.rewriter.rule_name"
+"""Where PyTorch's exporter notes which of its rules made a node."""
+
+
+def absorbed(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Kinds of operations that the exporter says it folded into the node's weights: a normalisation, and the bias that
+    the product had before it."""
+    rules = next((entry.value for entry in node.metadata_props if entry.key == REWRITES), "")
+    if "FuseBatchNormInto" not in rules:
+        return ()
+    return ("BatchNormalization",) if "RemoveOptionalBias" in rules else ("Bias", "BatchNormalization")

@@ -15,7 +15,7 @@ import onnx
 from codesign.dtypes import dtype, name_of
 from codesign.errors import BadModel, UnboundDimension, UnsupportedOperator
 from codesign.frontend import check, fold, legacy
-from codesign.frontend.attributes import bound_attributes, dense, plain_attributes
+from codesign.frontend.attributes import absorbed, bound_attributes, dense, plain_attributes
 from codesign.frontend.external import WeightReader
 from codesign.frontend.functions import standard_function
 from codesign.frontend.infer import implemented, infer_outputs
@@ -160,6 +160,7 @@ class Walk:
             domain,
             scope.imports.get(domain, 0),
             scope.sources or (node.name or name,),
+            absorbed=absorbed(node),
         )
 
     def emit(self, op: Op, node: onnx.NodeProto | None = None, scope: Scope | None = None) -> tuple[str, ...]:

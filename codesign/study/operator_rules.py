@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codesign.dtypes import dtype as element_type
 from codesign.work import (
@@ -102,7 +102,7 @@ def _sdpa(dtype: str, b: int, h: int, hk: int, q: int, kv: int, d: int, causal: 
 
 
 _ELEMENTWISE = {
-    "add": (2, 1), "mul": (2, 1), "copy": (1, 0), "relu": (1, 1), "exp": (1, 4), "pow": (1, 8),
+    "add": (2, 1), "mul": (2, 1), "copy": (1, 0), "relu": (1, 1), "exp": (1, 4), "pow": (1, 43),
     "erf": (1, 12), "sigmoid": (1, 6), "tanh": (1, 8), "silu": (1, 7), "gelu": (1, 14), "gelu_tanh": (1, 14),
 }  # fmt: skip
 """Operands read, and scalar operations an element: polynomials and exponentials counted as their instructions."""
@@ -221,7 +221,7 @@ def _batch_norm(dtype: str, n: int, c: int, h: int) -> Map:
 def _upsample(dtype: str, n: int, c: int, h: int) -> Map:
     """Bilinear, to twice the height and width: four products and three sums a result."""
     results = 4 * n * c * h * h
-    return _map("Resize", dtype, results, (Operand(n * c * h * h, dtype),), dtype, 7.0)
+    return replace(_map("Resize", dtype, results, (Operand(n * c * h * h, dtype),), dtype, 7.0), planes=n * c)
 
 
 def _embedding(dtype: str, v: int, d: int, t: int) -> Gather:

@@ -69,7 +69,11 @@ def _folded(view: View, rewriter: Rewriter, product: Op, op: Op) -> Op:
     new_bias = rewriter.derived(terms, view.shape(shift), shifted)
     result = op.outputs[0]
     inputs = (product.inputs[0], new_weights, new_bias)
-    return Op(product.name, product.kind, inputs, (result,), product.attributes, product.domain, product.opset)
+    absorbed = (*product.absorbed, *(("Bias",) if bias else ()), op.kind)
+    return Op(
+        product.name, product.kind, inputs, (result,), product.attributes, product.domain, product.opset,
+        absorbed=absorbed,
+    )  # fmt: skip
 
 
 def _factor(gain: Array, variance: Array, epsilon: float) -> Array:
