@@ -14,17 +14,20 @@ from codesign.ops.base import Value
 from codesign.work import Operand, Work
 
 
-def plan_cached(graph: Graph, works: Sequence[Work], cache_bytes: float, dram_bytes: int) -> MemoryPlan:
-    """Residency of each operand in a least-recently-used cache of `cache_bytes`, and the fit in DRAM."""
-    values = values_of(graph, _deployed_type(works))
+def plan_cached(
+    graph: Graph, works: Sequence[Work], cache_bytes: float, dram_bytes: int, repeated: bool = False
+) -> MemoryPlan:
+    """Residency of each operand in a least-recently-used cache of `cache_bytes`, and the fit in DRAM. With `repeated`
+    the cache holds what the same graph left there just before."""
+    values = values_of(graph, deployed_type(works))
     live = live_bytes(graph, values)
     peak = max(live, default=0)
     weights = sum(values[name].operand().bytes for name in graph.weights)
-    ops = _residency(graph, works, values, cache_bytes)
+    ops = _residency(graph, works, values, cache_bytes, 2 if repeated else 1)
     return MemoryPlan(ops, _fit(weights, peak, dram_bytes), peak)
 
 
-def _deployed_type(works: Sequence[Work]) -> str | None:
+def deployed_type(works: Sequence[Work]) -> str | None:
     """The floating type most operands have: the one the graph was lowered to."""
     types = Counter(
         operand.dtype for work in works for operand in work.reads + work.writes if element_type(operand.dtype).is_float
@@ -76,9 +79,18 @@ class _RecentTensors:
 
 
 def _residency(
-    graph: Graph, works: Sequence[Work], values: Mapping[str, Value], cache_bytes: float
+    graph: Graph, works: Sequence[Work], values: Mapping[str, Value], cache_bytes: float, rounds: int
 ) -> tuple[MappedOp, ...]:
     recent = _RecentTensors(cache_bytes)
+    mapped: list[MappedOp] = []
+    for _ in range(rounds):
+        mapped = _walk(graph, works, values, recent)
+    return tuple(mapped)
+
+
+def _walk(
+    graph: Graph, works: Sequence[Work], values: Mapping[str, Value], recent: _RecentTensors
+) -> list[MappedOp]:
     mapped = []
     for op, work in zip(graph.ops, works, strict=True):
         names = _operand_names(op, work.reads, values)
@@ -90,7 +102,7 @@ def _residency(
                 recent.touch(name, values[name].operand().bytes)
         kept = all(recent.holds(name) for name in op.outputs if name)
         mapped.append(MappedOp(op.name, work, resident, keep_output=kept))
-    return tuple(mapped)
+    return mapped
 
 
 def _operand_names(op: Op, reads: Sequence[Operand], values: Mapping[str, Value]) -> list[str | None]:

@@ -1,73 +1,57 @@
 """Fused attention: query tiles over the SMs, scores never stored (Dao et al., FlashAttention-2, 2023).
 
-A block holds two tiles of queries and walks over keys and values. While the tensor cores multiply for one tile, the
-special-function and SIMT units do the other's softmax (Shah et al., FlashAttention-3, 2024): the slower counts.
-Few queries (decoding) are split over the keys, and a second kernel combines the parts.
+A block holds a tile of queries and walks over tiles of keys: two products and, between them, the exponentials of the
+scores, of which only a part overlaps the products (Shah et al., FlashAttention-3, 2024). A few queries (decoding) read
+each key once; the keys are then split over the SMs, and a second kernel combines the parts.
 """
 
 from __future__ import annotations
 
 import math
 
+from codesign.dtypes import dtype as element_type
 from codesign.hardware import MappedOp
 from codesign.work import Attention
-from hwmodels.gpu.arithmetic import matrix_unit
+from hwmodels.gpu.arithmetic import Unit, matrix_unit, vector_unit
 from hwmodels.gpu.kernel import Kernel, Traffic
-from hwmodels.gpu.memory_bound import streaming
 from hwmodels.gpu.parameters import GpuParameters
-from hwmodels.gpu.traffic import missed_bytes, written_back
+from hwmodels.gpu.streaming import streaming
+from hwmodels.gpu.traffic import access_s, missed_bytes, written_back
 
-_QUERY_TILES = (128, 64, 16)
-_SPLITS = (1, 2, 4, 8, 16, 32, 64)
-_KEY_TILE = 64
-_SCORE_INSTRUCTIONS = 4
-"""Scale, maximum, subtraction and sum of each score, beside its exponential."""
+QUERY_TILE = KEY_TILE = 128
+HEAD_TILE = 64
+"""Head widths are padded to a multiple of it."""
+
+DECODE_QUERIES = 1
+LEAST_SPLIT = 256
+"""Fewest keys of a part when keys are split."""
+
+SHARED_KEYS = 8
+"""Blocks of the same head that read a key tile from L2 at about the same time, so that it is moved once."""
+
+DECODE_WAITS = 2.5
+"""Accesses that a step over a key tile waits for when one query leaves nothing else to do: keys, then values."""
+
+_DIAGONAL = 1.2
+"""Tiles that a masked diagonal tile adds to the walk of a block, beside its own half."""
 
 
 def attention(op: MappedOp, work: Attention, parameters: GpuParameters) -> tuple[Kernel, ...]:
     """The main kernel and, when keys are split, the one that combines the parts."""
-    options = [(_estimate(work, parameters, tile, splits), tile, splits) for tile in _QUERY_TILES for splits in _SPLITS]
-    _, tile, splits = min(options)
-    unit = matrix_unit(parameters, work.dtype)
-    blocks = _blocks(work, tile) * splits
-    output = max(1, work.write_bytes)
-    dram_write = written_back(op, parameters.l2)
-    partial = _partial_bytes(work, splits) if splits > 1 else output
-    scores = _visible(work) * work.batch * work.heads * work.query_length * work.kv_length
-    main = Kernel(
-        label=f"attention {tile} queries",
-        latency_s=parameters.sm.product_fill,
-        blocks=blocks,
-        block_s=_block_seconds(work, parameters, tile, splits),
-        traffic=Traffic(
-            l2_read=_loads(work, tile) + sum(operand.bytes for operand in work.reads[3:]),
-            l2_write=partial,
-            dram_read=sum(missed_bytes(op, parameters.l2)),
-            dram_write=dram_write if splits == 1 else 0.0,
-        ),
-        compute_J=unit.joules * 2 * _visible(work) * work.macs + parameters.energy.vector * 5 * scores,
-        component=unit.component,
-    )
-    if splits == 1:
-        return (main,)
-    rows = work.batch * work.heads * work.query_length * work.value_dim
-    combine = streaming(
-        "combine key splits",
-        Traffic(partial, output, 0.0, dram_write),
-        elements=rows,
-        instructions=parameters.sm.stream_instructions + splits,
-        parameters=parameters,
-    )
-    return main, combine
+    if work.query_length <= DECODE_QUERIES:
+        return _decode(op, work, parameters)
+    return (_prefill(op, work, parameters),)
 
 
-def _rows(work: Attention) -> int:
-    """Query rows that share a key-value head: queries times heads of the group."""
-    return work.query_length * (work.heads // max(1, work.kv_heads))
+def _unit(work: Attention, parameters: GpuParameters) -> Unit:
+    """Tensor cores for 16-bit and narrower types; the frameworks' fused kernel for 32-bit floats multiplies on the SIMT
+    units, also where products may be rounded to tfloat32."""
+    wide = element_type(work.dtype).name in ("float32", "tfloat32")
+    return vector_unit(parameters, "float32") if wide else matrix_unit(parameters, work.dtype)
 
 
-def _blocks(work: Attention, tile: int) -> int:
-    return work.batch * work.kv_heads * -(-_rows(work) // tile)
+def _padded(extent: int, multiple: int) -> int:
+    return -(-extent // multiple) * multiple
 
 
 def _visible(work: Attention) -> float:
@@ -77,46 +61,69 @@ def _visible(work: Attention) -> float:
     return 1.0 - (work.query_length - 1) / (2.0 * work.kv_length)
 
 
-def _padded(extent: int, multiple: int) -> int:
-    return -(-extent // multiple) * multiple
+def _scores_J(work: Attention, parameters: GpuParameters) -> float:
+    unit = _unit(work, parameters)
+    scores = _visible(work) * work.batch * work.heads * work.query_length * work.kv_length
+    return unit.joules * 2 * _visible(work) * work.macs + parameters.energy.vector * 5 * scores
 
 
-def _block_seconds(work: Attention, parameters: GpuParameters, tile: int, splits: int) -> float:
-    """Seconds of a block: products, then exponentials and score arithmetic, over its part of the keys."""
-    unit = matrix_unit(parameters, work.dtype)
-    keys = _padded(-(-work.kv_length // splits), _KEY_TILE) * _visible(work)
-    depth = _padded(work.head_dim, 16) + _padded(work.value_dim, 16)
-    rate = unit.macs_per_s * (parameters.achieved.attention / parameters.achieved.tensor_float16 if unit.tensor else 1)
-    products = tile * keys * depth / rate
-    clock = parameters.sm.clock
-    softmax = tile * keys * (1 / parameters.vector.special + _SCORE_INSTRUCTIONS / parameters.vector.float32) / clock
-    loads = (keys * depth + tile * depth) * unit.element_bytes / (parameters.sm.load_bytes_per_clock * clock)
-    steps = math.ceil(keys / _KEY_TILE)
-    return max(products, softmax, loads, steps * parameters.sm.attention_step)
+def _prefill(op: MappedOp, work: Attention, parameters: GpuParameters) -> Kernel:
+    sm, unit = parameters.sm, _unit(work, parameters)
+    depth = _padded(work.head_dim, HEAD_TILE) + _padded(work.value_dim, HEAD_TILE)
+    pairs = QUERY_TILE * KEY_TILE
+    achieved = parameters.achieved.attention if unit.tensor else unit.achieved
+    products = pairs * depth / (unit.macs_per_clock * achieved)
+    tile_s = (products + pairs / parameters.vector.special) / sm.clock
+    blocks = work.batch * work.heads * -(-work.query_length // QUERY_TILE)
+    longest = -(-work.kv_length // KEY_TILE)
+    mean = longest * _visible(work) + (_DIAGONAL if work.causal else 0.0)
+    waves = -(-blocks // sm.count)
+    steps = waves * longest if not work.causal else min(waves * longest, blocks / sm.count * mean + longest / 2)
+    compute_s = max(longest, steps) * tile_s + waves * sm.product_start
+    size = work.reads[1].bytes / max(1, work.reads[1].elements)
+    keys = blocks * work.kv_length * _visible(work) * (work.head_dim + work.value_dim) * size
+    return Kernel(
+        label=f"attention {QUERY_TILE} queries",
+        compute_s=compute_s,
+        traffic=Traffic(
+            l2_read=keys / SHARED_KEYS + work.reads[0].bytes + sum(operand.bytes for operand in work.reads[3:]),
+            l2_write=max(1, work.write_bytes),
+            dram_read=missed_bytes(op, parameters.l2),
+            dram_write=written_back(op, parameters.l2),
+        ),
+        latency_s=sm.product_start + parameters.launch.start + (2 + depth / HEAD_TILE) * access_s(op, parameters),
+        compute_J=_scores_J(work, parameters),
+        component=unit.component,
+        blocks=blocks,
+    )
 
 
-def _loads(work: Attention, tile: int) -> float:
-    """Bytes through L2: keys and values once for each query tile, queries once."""
-    depth = work.head_dim + work.value_dim
-    size = matrix_unit_bytes(work)
-    keys = _blocks(work, tile) * work.kv_length * _visible(work) * depth * size
-    return keys + work.reads[0].bytes
-
-
-def matrix_unit_bytes(work: Attention) -> float:
-    """Bytes of an element of the keys as stored."""
-    return work.reads[1].bytes / max(1, work.reads[1].elements)
-
-
-def _estimate(work: Attention, parameters: GpuParameters, tile: int, splits: int) -> float:
-    waves = -(-_blocks(work, tile) * splits // parameters.sm.count)
-    seconds = max(waves * _block_seconds(work, parameters, tile, splits), _loads(work, tile) / parameters.l2.bandwidth)
+def _decode(op: MappedOp, work: Attention, parameters: GpuParameters) -> tuple[Kernel, ...]:
+    """Keys and values stream once for each group of heads that shares them."""
+    unit = _unit(work, parameters)
+    groups = work.batch * work.kv_heads
+    splits = max(1, min(-(-parameters.sm.count // groups), work.kv_length // LEAST_SPLIT))
+    output = max(1, work.write_bytes)
+    partial = 4.0 * work.batch * work.heads * work.query_length * work.value_dim * splits if splits > 1 else output
+    keys = work.reads[1].bytes + work.reads[2].bytes
+    steps = math.ceil(work.kv_length / splits / KEY_TILE) * math.ceil(groups * splits / parameters.sm.count)
+    main = Kernel(
+        label="attention over keys",
+        compute_s=steps * DECODE_WAITS * parameters.l2.latency,
+        traffic=Traffic(
+            l2_read=keys + work.reads[0].bytes + sum(operand.bytes for operand in work.reads[3:]),
+            l2_write=partial,
+            dram_read=missed_bytes(op, parameters.l2),
+            dram_write=written_back(op, parameters.l2) if splits == 1 else 0.0,
+        ),
+        latency_s=parameters.sm.product_start + 2 * access_s(op, parameters),
+        compute_J=_scores_J(work, parameters),
+        component=unit.component,
+        blocks=groups * splits,
+    )
     if splits == 1:
-        return seconds
-    partial_s = 2 * _partial_bytes(work, splits) / parameters.l2.bandwidth
-    return seconds + partial_s + parameters.launch.start + 2 * parameters.l2.latency
-
-
-def _partial_bytes(work: Attention, splits: int) -> float:
-    """Float32 results of all key splits, before they are combined."""
-    return 4.0 * work.batch * work.heads * work.query_length * work.value_dim * splits
+        return (main,)
+    rows = work.batch * work.heads * work.query_length * work.value_dim
+    traffic = Traffic(partial, output, 0.0, written_back(op, parameters.l2))
+    combine = streaming("combine key splits", traffic, rows, 10.0 + splits, parameters)
+    return main, combine.after(parameters.sm.row_latency)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from codesign.dtypes import dtype as element_type
@@ -14,6 +15,7 @@ from hwmodels.gpu import kernel
 from hwmodels.gpu.arithmetic import peak_macs_per_clock, supported
 from hwmodels.gpu.mapping import map_operation
 from hwmodels.gpu.parameters import GpuParameters
+from hwmodels.gpu.runtime import form_kernels
 from hwmodels.gpu.traffic import retained_bytes
 from hwmodels.residency import plan_cached
 
@@ -40,7 +42,16 @@ class Gpu(Device):
         return kernel.TICK_S
 
     def plan(self, graph: Graph, works: Sequence[Work]) -> MemoryPlan:
-        return plan_cached(graph, works, retained_bytes(self.parameters.l2), self.parameters.dram.capacity)
+        found = plan_cached(
+            graph, works, retained_bytes(self.parameters.l2), self.parameters.dram.capacity, repeated=True
+        )
+        source = self.provenance.transferred
+        note = f"{self.name}'s coefficients were not calibrated: they are those of the {source}"
+        return replace(
+            found,
+            ops=form_kernels(graph, found.ops, works, self.parameters),
+            warnings=(*found.warnings, *([note] if source else [])),
+        )
 
     def map(self, op: MappedOp, builder: ProgramBuilder) -> Tasks:
         return map_operation(op, self.parameters, builder)

@@ -20,35 +20,55 @@ from codesign.work import (
     Transform,
     Work,
 )
-from hwmodels.gpu import memory_bound
+from hwmodels.gpu import rows, streaming
 from hwmodels.gpu.attention import attention
 from hwmodels.gpu.contraction import contraction
-from hwmodels.gpu.kernel import Kernel, write_tasks
+from hwmodels.gpu.convolution import convolution
+from hwmodels.gpu.kernel import Kernel, Setting, write_tasks
 from hwmodels.gpu.parameters import GpuParameters
+from hwmodels.gpu.runtime import Pieces, pieces_of
 
 KernelRule = Callable[[MappedOp, Any, GpuParameters], tuple[Kernel, ...]]
 
+
+def _product(op: MappedOp, work: Contraction, parameters: GpuParameters) -> tuple[Kernel, ...]:
+    return (contraction if work.convolution is None else convolution)(op, work, parameters)
+
+
 RULES: dict[type[Work], KernelRule] = {
-    Contraction: contraction,
+    Contraction: _product,
     Attention: attention,
-    Map: memory_bound.elementwise,
-    Reduce: memory_bound.reduction,
-    Move: memory_bound.move,
-    Gather: memory_bound.gather,
-    Scan: memory_bound.scan,
-    Sort: memory_bound.sort,
-    Transform: memory_bound.transform,
+    Map: streaming.elementwise,
+    Reduce: rows.reduction,
+    Move: streaming.move,
+    Gather: streaming.gather,
+    Scan: rows.scan,
+    Sort: rows.sort,
+    Transform: streaming.transform,
 }
+
+
+def kernels_of(op: MappedOp, parameters: GpuParameters) -> tuple[Kernel, ...]:
+    """The kernels of one operation; none for a view."""
+    if isinstance(op.work, Move) and op.work.free:
+        return ()
+    return RULES.get(type(op.work), streaming.generic)(op, op.work, parameters)
 
 
 def map_operation(op: MappedOp, parameters: GpuParameters, builder: ProgramBuilder) -> Tasks:
     """Write the tasks of one operation; a view writes none."""
-    if isinstance(op.work, Move) and op.work.free:
-        return Tasks(entry=(), exit=())
     if isinstance(op.work, Collective):
         return _communicate(op.work, parameters, builder)
-    rule = RULES.get(type(op.work), memory_bound.generic)
-    return write_tasks(rule(op, op.work, parameters), parameters, builder)
+    kernels = [kernel for piece in pieces_of(op) for kernel in kernels_of(piece, parameters)]
+    if not kernels:
+        return Tasks(entry=(), exit=())
+    return write_tasks(kernels, parameters, builder, setting_of(op))
+
+
+def setting_of(op: MappedOp) -> Setting:
+    """In a planned graph kernels alternate; an operation by itself follows itself, and is one of many when its operands
+    are where the call before left them."""
+    return Setting() if isinstance(op.detail, Pieces) else Setting(switched=False, sustained=op.keep_output)
 
 
 _STEPS = {

@@ -1,12 +1,15 @@
-"""Parameters of a GPU: streaming multiprocessors, tensor cores, cache, memory, launches and energy."""
+"""Parameters of a GPU: streaming multiprocessors, tensor cores, cache, memory, launches, energy, and its software."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from codesign.hardware import Parameters
+
+Generation = Literal["volta", "turing", "ampere", "ada", "hopper"]
+Runtime = Literal["eager", "graph", "fused"]
 
 
 def positive(description: str, **limits: Any) -> Any:
@@ -16,40 +19,35 @@ def positive(description: str, **limits: Any) -> Any:
 
 class Multiprocessors(Parameters):
     count: int = positive("streaming multiprocessors (SMs) in use", le=4096)
-    clock: float = positive("Hz; SM clock under sustained load", le=1e11)
-    load_bytes_per_clock: float = positive("bytes a clock that one SM can take from the L2 cache")
-    shared_bytes_per_clock: float = positive("bytes a clock between an SM's shared memory and its tensor cores")
-    block_bytes: int = positive("bytes of operands a thread block of a memory-bound kernel works on")
-    product_fill: float = positive("seconds a matrix product needs to fill its pipeline and to drain it")
-    unpipelined_step: float = positive("seconds of a k-slice whose operands are fetched only one slice ahead")
-    attention_step: float = positive("seconds of a step of fused attention over 64 keys: its chain of dependent parts")
-    aligned_bytes: float = positive("bytes of operand alignment with which tensor cores are fed at their full rate")
-    row_warp: float = positive("seconds of an SM for each row that a warp reduces")
-    row_block: float = positive("seconds of an SM for each row that a thread block reduces")
-    loop_latency: float = positive("seconds from one pass over a row to the next: a block-wide reduction and a reload")
-    chain_latency: float = positive("seconds between dependent elements of a serial recurrence")
-    index_instructions: float = positive("instructions an element to find its address in a strided tensor")
-    sort_instructions: float = positive("instructions an element and radix pass of a sort")
-    select_instructions: float = positive("instructions an element and radix pass of a selection")
-    stream_instructions: float = positive("instructions an element of a contiguous elementwise loop")
+    clock: float = positive("Hz; SM clock under load, power permitting", le=1e11)
+    threads: int = positive("threads that one SM holds at a time", le=1 << 16)
+    shared_bytes: int = positive("bytes of shared memory of an SM, which holds the operand slices of a product")
+    load_bytes_per_clock: float = positive("bytes a clock that tensor-core products take into one SM from L2")
+    vector_load_bytes_per_clock: float = positive("bytes a clock that SIMT products take into one SM from L2")
+    gather_bytes_per_clock: float = positive("bytes a clock that one SM loads from windows of images by address")
+    slice_latency: float = positive("seconds of a k-slice of a product when one block alone walks over it")
+    product_start: float = positive("seconds a matrix product needs before its first and after its last slice")
+    row_latency: float = positive("seconds of a step that a block takes over a row: load, reduce across the block")
+    chain_latency: float = positive("seconds of one level of a scan, a sort or another dependent exchange")
 
 
 class MatrixRates(Parameters):
-    """Dense multiply-accumulates a clock and SM in the tensor cores."""
+    """Dense multiply-accumulates a clock and SM in the tensor cores; 0 for a type they do not know."""
 
-    float64: float = positive("MAC a clock and SM, float64")
-    tfloat32: float = positive("MAC a clock and SM, float32 storage rounded to 10 mantissa bits")
-    float16: float = positive("MAC a clock and SM, float16 and bfloat16")
-    float8: float = positive("MAC a clock and SM, 8-bit floating types")
-    int8: float = positive("MAC a clock and SM, 8-bit integers")
+    float64: float = Field(ge=0, description="MAC a clock and SM, float64")
+    tfloat32: float = Field(ge=0, description="MAC a clock and SM, float32 storage rounded to 10 mantissa bits")
+    float16: float = Field(ge=0, description="MAC a clock and SM, float16 (and bfloat16 from ampere on)")
+    float8: float = Field(ge=0, description="MAC a clock and SM, 8-bit floating types")
+    int8: float = Field(ge=0, description="MAC a clock and SM, 8-bit integers")
 
 
 class VectorRates(Parameters):
     """Lanes of the ordinary (SIMT) units."""
 
     float64: float = positive("multiply-accumulates a clock and SM, float64")
-    float32: float = positive("multiply-accumulates or other instructions a clock and SM, float32 and integers")
+    float32: float = positive("multiply-accumulates a clock and SM, float32")
     float16: float = positive("multiply-accumulates a clock and SM, packed float16")
+    issue: float = positive("instructions of any kind a clock and SM, 32 for each warp scheduler")
     special: float = positive("transcendental functions a clock and SM")
 
 
@@ -60,14 +58,15 @@ class Achieved(Parameters):
     tensor_tfloat32: float = positive("fraction of the tensor cores' rate, tfloat32", le=1)
     tensor_float8: float = positive("fraction of the tensor cores' rate, 8-bit floats", le=1)
     tensor_int8: float = positive("fraction of the tensor cores' rate, 8-bit integers", le=1)
-    vector: float = positive("fraction of the SIMT units' rate in matrix products", le=1)
     attention: float = positive("fraction of the tensor cores' rate in fused attention", le=1)
     dram: float = positive("fraction of the DRAM's peak bandwidth", le=1)
 
 
 class Cache(Parameters):
     capacity: int = positive("bytes of the L2 cache")
-    bandwidth: float = positive("bytes/s between the L2 cache and all SMs, in each direction")
+    bandwidth: float = positive("bytes/s read from the L2 cache by all SMs")
+    write_bandwidth: float = positive("bytes/s written to the L2 cache by all SMs")
+    scattered_bandwidth: float = positive("bytes/s of whole sectors, of each of which one element is used")
     latency: float = positive("seconds from an SM's request to data found in the L2 cache")
     sector: int = positive("bytes of the smallest part of a line that is moved")
     full_hits: float = positive("fraction of the capacity up to which repeated accesses always hit", le=1)
@@ -81,9 +80,10 @@ class Memory(Parameters):
 
 
 class Launch(Parameters):
-    latency: float = positive("seconds from submitting a kernel to an idle GPU until it is scheduled")
-    in_flight: int = positive("kernels whose launch latencies overlap when submitted back to back", le=1024)
-    start: float = positive("seconds between the end of a kernel and the first instruction of its successor")
+    latency: float = positive("seconds from submitting to an idle GPU until it runs, and from its end to the host")
+    start: float = positive("seconds of a kernel that does nothing, to the start of its successor in a graph")
+    switch: float = positive("seconds more when another kernel ran before: its code and constants are not cached")
+    host: float = positive("seconds of the host for each kernel that a framework launches by itself")
 
 
 class Link(Parameters):
@@ -99,7 +99,8 @@ class Energy(Parameters):
     tensor_float16: float = positive("J a 16-bit floating operation in the tensor cores")
     tensor_float8: float = positive("J an 8-bit floating operation in the tensor cores")
     tensor_int8: float = positive("J an 8-bit integer operation in the tensor cores")
-    vector: float = positive("J a float32 operation on the SIMT units, its instruction included")
+    float32: float = positive("J a float32 operation of a product on the SIMT units, its instructions included")
+    vector: float = positive("J an instruction of one thread, its arithmetic included")
     l2: float = positive("J a byte between L2 and an SM")
     dram: float = positive("J a byte between DRAM and L2, interface included")
     link: float = positive("J a byte to another device")
@@ -110,6 +111,13 @@ class Energy(Parameters):
 class GpuParameters(Parameters):
     """A GPU of streaming multiprocessors behind a shared L2 cache."""
 
+    generation: Generation = Field(description="architecture: which kernels its libraries have")
+    runtime: Runtime = Field(
+        default="graph",
+        description="eager: a kernel for each operation of the framework, launched by the host; graph: the same "
+        "kernels, replayed; fused: elementwise operations and reductions in one kernel, as compilers make them, "
+        "replayed",
+    )
     sm: Multiprocessors
     tensor_core: MatrixRates
     vector: VectorRates

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from codesign.hardware import MappedOp
 from hwmodels.gpu.kernel import Traffic
-from hwmodels.gpu.parameters import Cache
+from hwmodels.gpu.parameters import Cache, GpuParameters
+
+DIRTY_SHARE = 0.6
+"""Part of a busy cache's lines that are results not yet in DRAM."""
 
 
 def hit_fraction(footprint: float, cache: Cache) -> float:
@@ -21,19 +24,32 @@ def retained_bytes(cache: Cache) -> float:
     return cache.capacity * (cache.full_hits + cache.miss_span / 2)
 
 
-def missed_bytes(op: MappedOp, cache: Cache) -> tuple[float, ...]:
-    """Bytes of each operand read that must come from DRAM at its first use in this operation."""
+def missed_bytes(op: MappedOp, cache: Cache) -> float:
+    """Bytes of the operands that must come from DRAM at their first use in this operation."""
     hits = hit_fraction(op.work.bytes, cache)
     resident = op.resident or (False,) * len(op.work.reads)
-    return tuple(
+    return sum(
         operand.bytes * (1.0 - hits if here else 1.0) for operand, here in zip(op.work.reads, resident, strict=True)
     )
 
 
+def access_s(op: MappedOp, parameters: GpuParameters) -> float:
+    """Seconds of one access on average: what misses L2 waits for DRAM."""
+    misses = min(1.0, missed_bytes(op, parameters.l2) / max(1, op.work.read_bytes))
+    return parameters.l2.latency + misses * parameters.dram.latency
+
+
 def written_back(op: MappedOp, cache: Cache) -> float:
-    """Bytes of the results that leave for DRAM: all, unless the plan keeps them and the cache has room."""
-    kept = hit_fraction(op.work.bytes, cache) if op.keep_output else 0.0
-    return op.work.write_bytes * (1.0 - kept)
+    """Bytes that leave for DRAM: the results that the cache does not keep, and what they and the operands push out.
+
+    With `keep_output` the plan knows what the cache holds. Without it the cache is full of other data, of which a share
+    are results: what comes in pushes them out, until none is left, and as many results stay.
+    """
+    work = op.work
+    if op.keep_output:
+        return work.write_bytes * (1.0 - hit_fraction(work.bytes, cache))
+    held = cache.full_hits * cache.capacity
+    return min(DIRTY_SHARE * work.bytes, held) + work.write_bytes - min(work.write_bytes, held)
 
 
 def once(op: MappedOp, cache: Cache) -> Traffic:
@@ -41,18 +57,6 @@ def once(op: MappedOp, cache: Cache) -> Traffic:
     return Traffic(
         l2_read=op.work.read_bytes,
         l2_write=max(1, op.work.write_bytes),
-        dram_read=sum(missed_bytes(op, cache)),
+        dram_read=missed_bytes(op, cache),
         dram_write=written_back(op, cache),
     )
-
-
-def panel_rereads(left: float, right: float, cache: Cache) -> float:
-    """Bytes fetched again because a product's operands do not fit in L2 together.
-
-    One operand is kept in panels of half the cache, and the other streams past once for each panel; the cheaper of the
-    two choices (the tile order, or swizzle, of matrix libraries).
-    """
-    panel = cache.capacity / 2
-    extra_left = left * (-(-right // panel) - 1)
-    extra_right = right * (-(-left // panel) - 1)
-    return max(0.0, min(extra_left, extra_right))

@@ -1,78 +1,163 @@
-"""The GPU model beside measurements on an H200 that nothing was fitted on.
+"""The GPU model beside measurements that nothing was fitted on.
 
-Single operators: the 40% of the rows that calibration does not see, cold and warm. Whole networks: captured graphs of
-eager kernels and of compiled (fused) kernels, in float16; the model fuses elementwise operations into their producers
-and should lie near the second.
+Single operators on an H200: the 40% of shapes that calibration does not see. Whole networks on it: those that
+calibration does not see, launched by the host, replayed as a captured graph, and compiled, with the energy of an
+inference. Devices that nothing was fitted on: all operators on an H100, float32 operators on a V100 and a T4, and the
+throughputs of image networks on an RTX 3090.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
+from functools import cache
 
+from codesign.hardware import Device
 from codesign.validation import Bound, Comparison
-from hwmodels.gpu.measurements import DATA, DEVICE, operators
+from hwmodels.gpu.estimate import operator_seconds
+from hwmodels.gpu.measurements import (
+    DATA,
+    DEVICE,
+    Measured,
+    fp32_operators,
+    network_graph,
+    networks,
+    operators,
+    read_measured,
+    throughputs,
+    use_of_network,
+)
+from hwmodels.gpu.parameters import GpuParameters
 
 SOURCE = "measured on one NVIDIA H200 SXM, PyTorch 2.11, CUDA 13.0"
+H100_SOURCE = "measured on one NVIDIA H100 SXM by hwmodels/gpu/measure.py, PyTorch 2.11, CUDA 13.0"
+FP32_SOURCE = "NeuSight's measurements (Lee et al., ASPLOS 2025), PyTorch 2.1"
+TIMM_SOURCE = "timm's published inference benchmark, RTX 3090, mixed precision, channels-last"
 
+CLASSES = {
+    "matrix products": ("gemm", "bmm"), "convolutions": ("conv2d",), "attention": ("sdpa",),
+    "elementwise": ("ew_", "batchnorm", "upsample2"),
+    "reductions and norms": ("sum", "mean", "max", "argmax", "gap", "softmax", "layernorm", "rmsnorm"),
+    "copies and gathers": ("transpose", "nchw_nhwc", "concat_c", "slice_c", "embedding", "index_add"),
+    "pooling": ("maxpool3s2", "avgpool3s1"), "scans, sorts and transforms": ("cumsum", "sort", "topk16", "rfft2"),
+}  # fmt: skip
+"""Operators by what kind of kernel they are."""
+
+# Two aims are missed. Two pairs of networks within 5% of each other stand the wrong way round. Launched by the host,
+# the measurements themselves differ more than the aim: vit_tiny and vit_base run the same operations, whose kernels
+# take less than their launches, and were measured at 3.9 and at 6.0 to 8.0 ms.
 BOUNDS = (
-    Bound("operators cold", "median", 0.25),
-    Bound("operators warm", "median", 0.30),
-    Bound("energy", "median", 0.25),
+    *(Bound(f"operators cold, {kind}", "mean", 0.18) for kind in CLASSES),
+    Bound("operators cold", "mean", 0.12),
+    Bound("operators cold", "median", 0.08),
+    Bound("operators warm", "mean", 0.15),
+    Bound("networks graph", "mean", 0.10),
+    Bound("networks graph", "kendall", 0.92, aim=0.95),
+    Bound("networks eager", "mean", 0.30, aim=0.20),
+    Bound("networks fused", "mean", 0.15),
+    Bound("energy of an inference", "mean", 0.12),
+    Bound("float32 operators on a V100 and a T4", "mean", 0.20),
+    Bound("throughput on an RTX 3090", "spearman", 0.90),
+    Bound("operators on an H100, cold", "mean", 0.18),
+    Bound("operators on an H100, warm", "mean", 0.18),
 )
 
-NETWORKS = {
-    "resnet50": "resnet50",
-    "mobilenetv2_100": "mobilenetv2",
-    "vit_tiny_patch16_224": "vit_tiny",
-    "vit_base_patch16_224": "vit_base",
-    "poolformer_s12": "poolformer_s12",
-}
-"""Our workload of each measured image network; others differ from ours in more than a name."""
+THROUGHPUT_BATCH = 64
 
 
 def comparisons() -> list[Comparison]:
-    """Single operators by kind and type, their energies, and whole networks."""
-    return [*_operators(), *_energies(), *_networks()]
+    """Every comparison, group after group."""
+    parts = (
+        operator_comparisons(), network_comparisons(), h100_comparisons(), fp32_comparisons(), throughput_comparisons()
+    )  # fmt: skip
+    return [row for part in parts for row in part]
 
 
-def _operators() -> Iterator[Comparison]:
+@cache
+def _parameters(name: str) -> GpuParameters:
+    parameters = _device(name).parameters
+    assert isinstance(parameters, GpuParameters)
+    return parameters
+
+
+def _device(name: str, **overrides: str) -> Device:
     from codesign.registry import device
-    from codesign.study.operators import simulate_operators
 
-    found = device(DEVICE)
-    for cache in ("cold", "warm"):
-        chosen = [row for row in operators("validation") if row.cache == cache]
-        results = simulate_operators(found, [row.row for row in chosen], cache)  # type: ignore[arg-type]
-        for result, measured in zip(results, chosen, strict=True):
-            params = " ".join(f"{key}={int(value)}" for key, value in measured.row.params)
-            name = f"{measured.row.op} {measured.row.dtype} {params}"
-            yield Comparison(f"operators {cache}", name, "s", result["latency_s"], measured.seconds, SOURCE)
+    return device(name, **overrides)
 
 
-def _energies() -> Iterator[Comparison]:
-    """Energies are fitted on these rows: this shows how well so few terms can say them, not a prediction."""
-    from codesign.registry import device
-    from codesign.study.operators import simulate_operators
-    from hwmodels.gpu.measurements import energies
-
-    rows = energies()
-    results = simulate_operators(device(DEVICE), [row for row, _, _ in rows], "warm")
-    for result, (row, _, joules) in zip(results, rows, strict=True):
-        name = f"{row.op} {row.dtype} {dict(row.params)}"
-        yield Comparison("energy", name, "J", result["energy_J"], joules, SOURCE + " (fitted on)")
+def _class_of(op: str) -> str:
+    for kind, ops in CLASSES.items():
+        if op in ops or any(op.startswith(start) for start in ops if start.endswith("_")):
+            return kind
+    return "others"
 
 
-def _networks() -> Iterator[Comparison]:
-    from codesign.model import load
-    from codesign.registry import device
+def _named(found: Measured) -> str:
+    params = " ".join(f"{key}={int(value)}" for key, value in found.row.params)
+    return f"{found.row.op} {found.row.dtype} {params}"
+
+
+def operator_comparisons() -> Iterator[Comparison]:
+    """Cold by class, then all cold, then all warm."""
+    chosen = operators("validation")
+    predicted = {id(found): operator_seconds(found.works, _parameters(DEVICE), found.cache) for found in chosen}
+    cold = sorted((found for found in chosen if found.cache == "cold"), key=lambda found: _class_of(found.row.op))
+    for found in cold:
+        group = f"operators cold, {_class_of(found.row.op)}"
+        yield Comparison(group, _named(found), "s", predicted[id(found)], found.seconds, SOURCE)
+    for state in ("cold", "warm"):
+        for found in chosen:
+            if found.cache == state:
+                group = f"operators {state}"
+                yield Comparison(group, _named(found), "s", predicted[id(found)], found.seconds, SOURCE)
+
+
+def network_comparisons() -> Iterator[Comparison]:
+    """Seconds of each runtime, then joules."""
     from codesign.simulation import simulate
 
-    found = device(DEVICE)
-    with (DATA / "h200_models.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["model"] in NETWORKS and row["dtype"] == "fp16"]
-    for row in rows:
-        graph = load(f"zoo:{NETWORKS[row['model']]}", batch=int(row["batch"]))
-        seconds = simulate(graph, found, "float16").latency_s
-        name = f"{row['model']} batch {row['batch']}"
-        yield Comparison(f"networks {row['mode']}", name, "s", seconds, float(row["measured_us"]) * 1e-6, SOURCE)
+    joules = []
+    for mode in ("graph", "eager", "fused"):
+        found = _device(DEVICE, runtime=mode)
+        for measured in networks(mode):
+            graph = network_graph(measured) if use_of_network(measured.model) == "validation" else None
+            if graph is None:
+                continue
+            report = simulate(graph, found, measured.dtype)
+            yield Comparison(f"networks {mode}", measured.name, "s", report.latency_s, measured.seconds, SOURCE)
+            if measured.joules:
+                name = f"{measured.name} {mode}"
+                joules.append(
+                    Comparison("energy of an inference", name, "J", report.energy_J, measured.joules, SOURCE)
+                )
+    yield from joules
+
+
+def h100_comparisons() -> Iterator[Comparison]:
+    for state in ("cold", "warm"):
+        for found in read_measured(DATA / "h100_ops.csv"):
+            if found.cache == state:
+                predicted = operator_seconds(found.works, _parameters("h100"), found.cache)
+                group = f"operators on an H100, {state}"
+                yield Comparison(group, _named(found), "s", predicted, found.seconds, H100_SOURCE)
+
+
+def fp32_comparisons() -> Iterator[Comparison]:
+    from codesign.study.operators import works_of_row
+
+    for name, row, seconds in fp32_operators():
+        params = " ".join(f"{key}={int(value)}" for key, value in row.params)
+        predicted = operator_seconds(works_of_row(row), _parameters(name), "warm")
+        group = "float32 operators on a V100 and a T4"
+        yield Comparison(group, f"{name} {row.op} {params}", "s", predicted, seconds, FP32_SOURCE)
+
+
+def throughput_comparisons() -> Iterator[Comparison]:
+    from codesign.model import load
+    from codesign.simulation import simulate
+
+    found = _device("rtx-3090")
+    for workload, images_per_s in throughputs():
+        report = simulate(load(f"zoo:{workload}", batch=THROUGHPUT_BATCH), found, "float16")
+        predicted = THROUGHPUT_BATCH / report.latency_s
+        yield Comparison("throughput on an RTX 3090", workload, "1/s", predicted, images_per_s, TIMM_SOURCE)
