@@ -81,31 +81,25 @@ class _RecentTensors:
 def _residency(
     graph: Graph, works: Sequence[Work], values: Mapping[str, Value], cache_bytes: float, rounds: int
 ) -> tuple[MappedOp, ...]:
+    sizes = {name: value.operand().bytes for name, value in values.items()}
+    names = [_operand_names(op, work.reads, sizes) for op, work in zip(graph.ops, works, strict=True)]
+    touched = [([*op.reads()], [name for name in op.outputs if name]) for op in graph.ops]
     recent = _RecentTensors(cache_bytes)
-    mapped: list[MappedOp] = []
+    found: list[tuple[tuple[bool, ...], bool]] = []
     for _ in range(rounds):
-        mapped = _walk(graph, works, values, recent)
-    return tuple(mapped)
+        found.clear()
+        for operands, (reads, writes) in zip(names, touched, strict=True):
+            resident = tuple(name is not None and recent.holds(name) for name in operands)
+            for name in (*reads, *writes):
+                recent.touch(name, sizes[name])
+            found.append((resident, all(recent.holds(name) for name in writes)))
+    return tuple(
+        MappedOp(op.name, work, resident, keep_output=kept)
+        for op, work, (resident, kept) in zip(graph.ops, works, found, strict=True)
+    )
 
 
-def _walk(
-    graph: Graph, works: Sequence[Work], values: Mapping[str, Value], recent: _RecentTensors
-) -> list[MappedOp]:
-    mapped = []
-    for op, work in zip(graph.ops, works, strict=True):
-        names = _operand_names(op, work.reads, values)
-        resident = tuple(name is not None and recent.holds(name) for name in names)
-        for name in op.reads():
-            recent.touch(name, values[name].operand().bytes)
-        for name in op.outputs:
-            if name:
-                recent.touch(name, values[name].operand().bytes)
-        kept = all(recent.holds(name) for name in op.outputs if name)
-        mapped.append(MappedOp(op.name, work, resident, keep_output=kept))
-    return mapped
-
-
-def _operand_names(op: Op, reads: Sequence[Operand], values: Mapping[str, Value]) -> list[str | None]:
+def _operand_names(op: Op, reads: Sequence[Operand], sizes: Mapping[str, int]) -> list[str | None]:
     """The tensor behind each operand read: the first input of that many bytes and role not yet taken, in order.
 
     Work does not name its operands; inputs that only steer an operation (shapes, axes) are not among them.
@@ -113,7 +107,7 @@ def _operand_names(op: Op, reads: Sequence[Operand], values: Mapping[str, Value]
     left = list(dict.fromkeys(op.reads()))
     names: list[str | None] = []
     for operand in reads:
-        match = next((name for name in left if values[name].operand().bytes == operand.bytes), None)
+        match = next((name for name in left if sizes[name] == operand.bytes), None)
         if match is not None:
             left.remove(match)
         names.append(match)
