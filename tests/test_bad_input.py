@@ -110,7 +110,7 @@ def test_models_that_are_wrong(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["-d", "h2000"], "unknown device 'h2000'; did you mean h200?"),
+        (["-d", "h2000"], "unknown device 'h2000'; did you mean h200"),
         (["-d", "abacus"], "known devices: a100-40, a100-80, ethos-u65-256, h100, h200"),
         (["-d", "none.yaml"], "'none.yaml': no such file"),
         (["-d", "h200", "--set", "dram.bandwith=1"], "no parameter 'dram.bandwith'; did you mean dram.bandwidth"),
