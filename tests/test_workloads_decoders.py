@@ -117,17 +117,26 @@ def test_caches_follow_the_key_heads_alone() -> None:
     assert cache("sqa") == cache("gqa") == cache("mha") // 4
 
 
-def test_decode_steps_of_an_encoder_decoder_continue_its_prefill_and_read_the_text_once() -> None:
-    image, text = RANDOM.integers(0, 50, (2, 8)), RANDOM.integers(0, 100, (2, 5))
-    whole = outputs_here("parti_350m", {"image_ids": image, "text_ids": text})
-    found = outputs_here("parti_350m", {"image_ids": image[:, :4], "text_ids": text}, image_tokens=4)
-    of_text = {key.replace("text_present", "text_past_key_values"): v for key, v in found.items() if "text_" in key}
+@pytest.mark.parametrize(
+    ("name", "tokens", "given", "length"),
+    [("parti_350m", "image_ids", "text", "image_tokens"), ("bart_base", "decoder_input_ids", "source", "target")],
+)
+def test_decode_steps_of_an_encoder_decoder_continue_its_prefill_and_read_its_input_once(
+    name: str, tokens: str, given: str, length: str
+) -> None:
+    ids = RANDOM.integers(0, 50, (2, 8))
+    source = {
+        "text": {"text_ids": RANDOM.integers(0, 100, (2, 5))},
+        "source": {"input_ids": RANDOM.integers(0, 100, (2, 6))},
+    }
+    whole = outputs_here(name, {tokens: ids, **source[given]})
+    found = outputs_here(name, {tokens: ids[:, :4], **source[given]}, **{length: 4})
+    prefix = f"{given}_"
+    kept = {key.replace("present", "past_key_values"): value for key, value in found.items() if key.startswith(prefix)}
     for step in range(4, 8):
         past = {key.replace("present", "past_key_values"): v for key, v in found.items() if key.startswith("present")}
-        found = outputs_here(
-            "parti_350m_decode", {"image_ids": image[:, step : step + 1], **of_text, **past}, past=step
-        )
-    expected = {key: value for key, value in whole.items() if "text_" not in key}
+        found = outputs_here(f"{name}_decode", {tokens: ids[:, step : step + 1], **kept, **past}, past=step)
+    expected = {key: value for key, value in whole.items() if not key.startswith(prefix)}
     assert_close(found, {**expected, "logits": whole["logits"][:, -1:]})
 
 
