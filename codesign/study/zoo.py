@@ -128,8 +128,11 @@ def count_page(counted: Sequence[Row]) -> str:
         lines = ["| name | parameters | MACs | published | difference | status |", "|---|---:|---:|---:|---:|---|"]
         lines += [f"| {' | '.join((row.info.name, *row.cells))} |" for row in members]
         parts.append("\n".join(lines) + "\n")
-        notes = {row.info.explanation: row.info.name for row in members if row.status == "explained"}
-        parts += [f"* {name}: {text}\n" for text, name in notes.items()]
+        notes: dict[str | None, list[str]] = {}
+        for row in members:
+            if row.status == "explained":
+                notes.setdefault(row.info.explanation, []).append(row.info.name)
+        parts += [f"* {', '.join(names)}: {text}\n" for text, names in notes.items()]
     return "\n".join(parts)
 
 
@@ -161,7 +164,7 @@ def _difference(figure: Figure | None, count: int) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"Counted: {text}." if text else ""
+    return f"Convention: {text}." if text else ""
 
 
 def device_table() -> Table:
