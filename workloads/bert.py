@@ -23,6 +23,10 @@ VARIANTS = {
 
 REDUCED = {"bert_tiny": {"sequence": 16, "width": 64, "vocabulary": 1000}}
 
+ENCODERS = {"bert_base_encoder": {"width": 768, "heads": 12, "layers": 12}}
+
+REDUCED_ENCODERS = {"bert_base_encoder": {"sequence": 16, "width": 64, "heads": 2, "layers": 2}}
+
 
 @variants(VARIANTS, REDUCED)
 def bert(
@@ -53,9 +57,20 @@ def bert(
     graph.output(graph.unary("Tanh", linear(graph, first, width, "pooler"), "pooler/Tanh"), "pooler_output")
 
 
-def encoder_block(graph: Builder, value: Value, heads: int, mask: Value) -> Value:
+@variants(ENCODERS, REDUCED_ENCODERS)
+def encoder(graph: Builder, batch: int, sequence: int, *, width: int, heads: int, layers: int) -> None:
+    """The layers alone, from embedded tokens (batch, sequence, width), none of them padding: query, key and value in
+    one product, as in PyTorch's `nn.TransformerEncoder`."""
+    value = graph.input("embedded", (batch, sequence, width))
+    for layer in range(layers):
+        with graph.scope(f"layer{layer}"):
+            value = encoder_block(graph, value, heads, None, separate=False)
+    graph.output(value, "last_hidden_state")
+
+
+def encoder_block(graph: Builder, value: Value, heads: int, mask: Value | None, separate: bool = True) -> Value:
     """norm(x + attention(x)), then norm(x + mlp(x)): normalised after each sum."""
-    attended, _ = self_attention(graph, value, heads, mask=mask, separate=True)
+    attended, _ = self_attention(graph, value, heads, mask=mask, separate=separate)
     value = layer_norm(graph, graph.add(attended, value, "residual1"), "norm1", EPSILON)
     hidden = mlp(graph, value, 4 * value.shape[-1])
     return layer_norm(graph, graph.add(hidden, value, "residual2"), "norm2", EPSILON)

@@ -137,7 +137,7 @@ def throughputs() -> list[tuple[str, float]]:
 WORKLOADS = {
     "resnet50": "resnet50", "mobilenetv2_100": "mobilenetv2", "vit_tiny_patch16_224": "vit_tiny",
     "vit_base_patch16_224": "vit_base", "swin_tiny_patch4_window7_224": "swin_t", "pvt_v2_b0": "pvt_v2_b0",
-    "poolformer_s12": "poolformer_s12", "efficientformer_l1": "efficientformer_l1", "bert_base": "bert_base",
+    "poolformer_s12": "poolformer_s12", "efficientformer_l1": "efficientformer_l1", "bert_base": "bert_base_encoder",
     "gpt2_small": "gpt2_small", "gpt2_xl": "gpt2_xl", "llama2_7b": "llama2_7b",
 }  # fmt: skip
 """Our workload of each measured network; the others have none."""

@@ -42,17 +42,16 @@ CLASSES = {
 }  # fmt: skip
 """Operators by what kind of kernel they are."""
 
-# Two aims are missed. Two pairs of networks within 5% of each other stand the wrong way round. Launched by the host,
-# the measurements themselves differ more than the aim: vit_tiny and vit_base run the same operations, whose kernels
-# take less than their launches, and were measured at 3.9 and at 6.0 to 8.0 ms.
+# Networks launched by the host miss their aim. The measurements themselves differ as much: vit_tiny and vit_base run the
+# same operations, whose kernels take less than their launches, and were measured at 3.9 and at 6.0 to 8.0 ms.
 BOUNDS = (
     *(Bound(f"operators cold, {kind}", "mean", 0.18) for kind in CLASSES),
     Bound("operators cold", "mean", 0.12),
     Bound("operators cold", "median", 0.08),
     Bound("operators warm", "mean", 0.15),
     Bound("networks graph", "mean", 0.10),
-    Bound("networks graph", "kendall", 0.92, aim=0.95),
-    Bound("networks eager", "mean", 0.30, aim=0.20),
+    Bound("networks graph", "kendall", 0.95),
+    Bound("networks eager", "mean", 0.25, aim=0.20),
     Bound("networks fused", "mean", 0.15),
     Bound("energy of an inference", "mean", 0.12),
     Bound("float32 operators on a V100 and a T4", "mean", 0.20),
