@@ -42,8 +42,8 @@ CLASSES = {
 }  # fmt: skip
 """Operators by what kind of kernel they are."""
 
-# Networks launched by the host miss their aim. The measurements themselves differ as much: vit_tiny and vit_base run the
-# same operations, whose kernels take less than their launches, and were measured at 3.9 and at 6.0 to 8.0 ms.
+# Networks launched by the host miss their aim. The measurements themselves differ as much: vit_tiny and vit_base run
+# the same operations, whose kernels take less than their launches, and were measured at 3.9 and at 6.0 to 8.0 ms.
 BOUNDS = (
     *(Bound(f"operators cold, {kind}", "mean", 0.18) for kind in CLASSES),
     Bound("operators cold", "mean", 0.12),
