@@ -58,13 +58,16 @@ class Convolution:
 class Work:
     """Common to all work: operands read and written, and scalar operations done on the result before it is stored.
 
-    `epilogue_flops` counts the fused elementwise operations on the outputs; `kind` is the operator's name.
+    `epilogue_flops` counts the fused elementwise operations on the outputs; `requantise_flops` are those that
+    bias, scale, round and clamp integer sums into the element type of the result, which integer kernels and output
+    stages do to every result, whether the graph says so or is deployed so. `kind` is the operator's name.
     """
 
     kind: str
     reads: tuple[Operand, ...]
     writes: tuple[Operand, ...]
     epilogue_flops: int = 0
+    requantise_flops: int = 0
 
     @property
     def macs(self) -> int:
@@ -111,6 +114,13 @@ class Contraction(Work):
     @property
     def macs(self) -> int:
         return self.batch * self.m * self.n * self.k
+
+    @property
+    def addends(self) -> tuple[int, ...]:
+        """Indices in `reads` of the feature maps that the epilogue joins to the results, element by element."""
+        results = self.batch * self.m * self.n
+        further = enumerate(self.reads[2:], 2)
+        return tuple(index for index, operand in further if operand.role != "weight" and operand.elements == results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

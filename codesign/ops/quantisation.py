@@ -12,7 +12,7 @@ from codesign.graph import Op
 from codesign.ops.arguments import bad, element_type, normal_axis, operands, optional, required, widened
 from codesign.ops.base import Array, Operator, ShapeAndType, Value, operator
 from codesign.ops.casts import convert
-from codesign.ops.costs import map_work
+from codesign.ops.costs import map_work, view_work
 from codesign.work import Reduce, Work
 
 QUANTISE_FLOPS = 6.0
@@ -61,6 +61,15 @@ def _check_scale(op: Op, value: Value, scale: Value, zero: Value | None) -> None
         raise bad(op, f"zero point {list(zero.shape)} and scale {list(scale.shape)} differ in shape")
 
 
+def _conversion_work(op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value], flops: float) -> Work:
+    """A pass over the values; none when the float side is deployed in integers as wide as the quantised ones, which
+    then are its own."""
+    sides = dtype(required(op, inputs, 0, "x").dtype), dtype(outputs[0].dtype)
+    if all(side.kind in ("int", "uint") for side in sides) and sides[0].bits == sides[1].bits:
+        return view_work(op, inputs, outputs)
+    return map_work(op, inputs, outputs, flops)
+
+
 @operator("QuantizeLinear", domain="com.microsoft")
 @operator("QuantizeLinear")
 class QuantizeLinear(Operator):
@@ -90,7 +99,7 @@ class QuantizeLinear(Operator):
         return [saturated(widened(divided).astype(np.float32, copy=False), offset, target)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        return map_work(op, inputs, outputs, QUANTISE_FLOPS)
+        return _conversion_work(op, inputs, outputs, QUANTISE_FLOPS)
 
     def flops_per_element(self, op: Op) -> float | None:
         return QUANTISE_FLOPS
@@ -120,7 +129,7 @@ class DequantizeLinear(Operator):
         return [wide.astype(target) * spread(op, scale, values.shape).astype(target)]
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
-        return map_work(op, inputs, outputs, DEQUANTISE_FLOPS)
+        return _conversion_work(op, inputs, outputs, DEQUANTISE_FLOPS)
 
     def flops_per_element(self, op: Op) -> float | None:
         return DEQUANTISE_FLOPS

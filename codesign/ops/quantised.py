@@ -112,7 +112,8 @@ class QLinearMatMul(Operator):
 
     def work(self, op: Op, inputs: Sequence[Value | None], outputs: Sequence[Value]) -> Work:
         product = matmul_work(op, inputs, outputs, right_index=3)
-        return replace(product, epilogue_flops=int(QUANTISE_FLOPS) * outputs[0].elements)
+        flops = int(QUANTISE_FLOPS) * outputs[0].elements
+        return replace(product, epilogue_flops=flops, requantise_flops=flops)
 
 
 @operator("QLinearConv", domain="com.microsoft")
@@ -145,7 +146,8 @@ class QLinearConv(Operator):
         moved = [channels_first_value(op, required(op, inputs, 0, "x")), *inputs[1:]]
         product = convolution_work(op, moved, [channels_first_value(op, outputs[0])], 0, 3)
         each = int(QUANTISE_FLOPS) + (optional(inputs, 8) is not None)
-        return replace(product, epilogue_flops=each * outputs[0].elements)
+        flops = each * outputs[0].elements
+        return replace(product, epilogue_flops=flops, requantise_flops=flops)
 
 
 @operator("MatMulIntegerToFloat", domain="com.microsoft")

@@ -95,7 +95,7 @@ class QuantisedForm(Operator):
         elements = sum(value.elements for value in given[len(plain) :])
         conversions = int(DEQUANTISE_FLOPS * elements + QUANTISE_FLOPS * outputs[0].elements)
         # Of the standard operator's kind: devices know its functions by that name.
-        return replace(work, epilogue_flops=work.epilogue_flops + conversions)
+        return replace(work, epilogue_flops=work.epilogue_flops + conversions, requantise_flops=conversions)
 
 
 def _dequantised(op: Op, inputs: Sequence[Array | None], index: int) -> Array:

@@ -60,9 +60,16 @@ class QGemm(Operator):
         gemm = self._gemm(op)
         product = find(gemm).work(gemm, [optional(inputs, index) for index in (0, 3, 6)], outputs)
         others = operands(inputs, 1, 2, 4, 5, 7, 8)
-        each = 1 + (optional(inputs, 6) is not None) + (QUANTISE_FLOPS if optional(inputs, 7) is not None else 0)
+        quantised = optional(inputs, 7) is not None
+        each = 1 + (optional(inputs, 6) is not None) + (QUANTISE_FLOPS if quantised else 0)
         flops = int(each * outputs[0].elements)
-        return replace(product, kind=op.kind, reads=product.reads + others, epilogue_flops=flops)
+        return replace(
+            product,
+            kind=op.kind,
+            reads=product.reads + others,
+            epilogue_flops=flops,
+            requantise_flops=flops if quantised else 0,
+        )
 
 
 _BYTES_SUFFICE = 4

@@ -60,11 +60,23 @@ def _is_float(name: str) -> bool:
 
 
 def _epilogue(parameters: McuParameters, work: Work) -> Cost:
-    """Fused operations beyond the clamp on both sides that every integer result gets anyway."""
+    """Fused operations beyond the requantisation, and clamp on both sides, that every integer result gets anyway."""
     result = sum(operand.elements for operand in work.writes)
     is_float = any(_is_float(operand.dtype) for operand in work.writes)
-    extra = work.epilogue_flops if is_float else max(0, work.epilogue_flops - 2 * result)
+    fused = work.epilogue_flops - work.requantise_flops
+    if isinstance(work, Contraction) and work.addends and not is_float:
+        # Integer kernels of products add no second feature map, which has a scale of its own: another kernel does.
+        addends = len(work.addends)
+        joined = result * _joined_cycles(parameters, addends + 1)
+        remaining = max(0, fused - (addends + 2) * result)
+        return Cost(joined + remaining * kernels.operation_cycles(parameters, False), 0, 2 * result, "epilogue")
+    extra = fused if is_float else max(0, fused - 2 * result)
     return Cost(extra * kernels.operation_cycles(parameters, is_float), 0, 0, "epilogue")
+
+
+def _joined_cycles(parameters: McuParameters, operands: int) -> float:
+    """Cycles of one element of an integer operation on more than one operand: each is rescaled, the result again."""
+    return operands * kernels.rescale_cycles(parameters) + kernels.requantise_cycles(parameters)
 
 
 def _contraction(parameters: McuParameters, work: Contraction) -> Cost:
@@ -117,7 +129,7 @@ def _map(parameters: McuParameters, work: Map) -> Cost:
         per_element = work.flops_per_element * kernels.operation_cycles(parameters, True)
         per_element += (operands + 1) * parameters.core.next_load_cycles
     elif operands > 1:
-        per_element = operands * kernels.rescale_cycles(parameters) + kernels.requantise_cycles(parameters)
+        per_element = _joined_cycles(parameters, operands)
     else:
         per_element = 2 * parameters.core.load_cycles + parameters.core.alu_cycles + parameters.core.branch_cycles / 4
     return Cost(work.elements * per_element, _weights(work), work.bytes, "elementwise")

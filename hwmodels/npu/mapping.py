@@ -38,13 +38,13 @@ def pipelines(parameters: NpuParameters, op: MappedOp) -> Pipelines:
     if runs_on_npu(parameters, work):
         return (_on_host(parameters, op),)
     if isinstance(work, Contraction):
-        return _contraction(parameters, op, work)
+        return _contraction_and_addends(parameters, op, work)
     if isinstance(work, Attention):
         return _attention(parameters, op, work)
     if isinstance(work, Reduce):
         return _reduction(parameters, op, work)
     if isinstance(work, Map):
-        operations = work.elements * _operations_per_element(parameters, work) + work.epilogue_flops
+        operations = work.elements * _operations_per_element(parameters, work) + _fused(work)
         return (_on_vector(parameters, op, operations, "elementwise"),)
     assert isinstance(work, Move)
     return (_moved(parameters, op, work),)
@@ -63,8 +63,40 @@ def is_resident(op: MappedOp, index: int) -> bool:
     return index < len(op.resident) and op.resident[index]
 
 
+def _fused(work: Work) -> int:
+    """Operations fused onto the results, less the requantisation that the output stage does to all of them."""
+    return work.epilogue_flops - work.requantise_flops
+
+
 def _width(operand: Operand) -> float:
     return dtype(operand.dtype).bits / 8
+
+
+def _contraction_and_addends(parameters: NpuParameters, op: MappedOp, work: Contraction) -> Pipelines:
+    """A feature map added to the results has a scale of its own: the vector unit adds it in a command of its own, as
+    it does where the graph keeps the two operations apart. The results wait on chip when they fit."""
+    addends = work.addends
+    if not addends:
+        return _contraction(parameters, op, work)
+    others = [index for index in range(len(work.reads)) if index not in addends]
+    result = replace(work.writes[0], density=1.0, patterns=())
+    keep = result.bytes <= working_bytes(parameters)
+    product = replace(
+        work,
+        reads=tuple(work.reads[index] for index in others),
+        writes=(result,),
+        epilogue_flops=max(work.requantise_flops, work.epilogue_flops - len(addends) * result.elements),
+    )
+    total = Map(
+        kind="Add", reads=(result, *(work.reads[index] for index in addends)), writes=work.writes,
+        elements=result.elements, flops_per_element=len(addends), dtype=result.dtype,
+    )  # fmt: skip
+    resident = tuple(is_resident(op, index) for index in others)
+    beside = (keep, *(is_resident(op, index) for index in addends))
+    return (
+        *_contraction(parameters, MappedOp(op.name, product, resident, keep), product),
+        *pipelines(parameters, MappedOp(op.name, total, beside, op.keep_output)),
+    )
 
 
 def _contraction(parameters: NpuParameters, op: MappedOp, work: Contraction) -> Pipelines:
@@ -93,7 +125,7 @@ def _product_pipeline(
         loads.append(Load("load inputs", tiling.input_bytes, tiling.input_loads, tiling.input_stride))
     loads += _whole_loads(op, start=2)
     elements = math.ceil(tiling.output_elements)
-    epilogue = work.epilogue_flops / tiles
+    epilogue = _fused(work) / tiles
     operations = elements + max(0.0, epilogue - 2 * elements)  # scaling clamps the result on both sides anyway
     scale = tiling.product.bits // 8
     macs = work.macs * multiplied_share(parameters.array, work) / tiles
@@ -157,12 +189,12 @@ def _reduction(parameters: NpuParameters, op: MappedOp, work: Reduce) -> Pipelin
         return _normalisation(parameters, op, work)
     array = parameters.array
     if array.dataflow != "dot_product":
-        operations = work.rows * work.columns + work.epilogue_flops
+        operations = work.rows * work.columns + _fused(work)
         return (_on_vector(parameters, op, operations, "reduce"),)
     # A pooling window passes through the array as a depthwise kernel of ones, one tap of every channel at a time.
     block = 1 if work.kind.startswith(("Global", "Reduce")) else array.block_height * array.block_width
     groups = -(-work.rows // (array.rows * block))
-    base = _on_vector(parameters, op, work.rows + work.epilogue_flops, "output stage")
+    base = _on_vector(parameters, op, work.rows + _fused(work), "output stage")
     cycles = groups * array.reduction_steps * work.columns
     pooling = replace(
         base,
@@ -181,7 +213,7 @@ def _normalisation(parameters: NpuParameters, op: MappedOp, work: Reduce) -> Pip
     vector = parameters.vector
     whole = work.rows * work.columns * (vector.normalisation_passes + vector.lookup_operations - 1)
     start = parameters.control.command_cycles
-    body = _on_vector(parameters, op, whole + work.epilogue_flops, "normalise")
+    body = _on_vector(parameters, op, whole + _fused(work), "normalise")
     body = replace(body, start_cycles=start * vector.normalisation_passes)
     commands = vector.normalisation_row_commands
     if not commands:
