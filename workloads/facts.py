@@ -57,7 +57,7 @@ class Claim(Strict):
     """A speed, time or energy that was published of networks of a family on one device."""
 
     metric: str = Field(description="what was measured: throughput (inputs a second), latency_ms, energy_mj, ...")
-    device: str = Field(description="the device as we call it, or would: h200, rtx4090")
+    device: str = Field(description="the device as we call it, or would: h200, rtx-4090")
     setting: str = Field(default="", description="how it was measured: software, layout, compiler")
     dtype: str | None = Field(default=None, description="element type; None: the device's own")
     batch: int = 1
