@@ -14,7 +14,7 @@ from tests.block_case import run_block
 from tests.workload_case import Array, reduced, run_here, run_onnxruntime
 from workloads import build
 from workloads.blocks.convolution import adaptive_average_pool
-from workloads.blocks.window import partition, relative_bias, roll, shifted_window_mask, unpartition
+from workloads.blocks.window import partition, relative_bias, unpartition
 from workloads.builder import Value
 
 RANDOM = np.random.default_rng(0)
@@ -54,27 +54,6 @@ def test_windows_hold_tokens_an_interval_apart(interval: int) -> None:
         for j in range(interval)
     ]
     np.testing.assert_array_equal(windows, np.stack(expected).reshape(8, 9, 2))
-
-
-@pytest.mark.parametrize("shift", [-2, 0, 3])
-def test_rolling_is_numpys(shift: int) -> None:
-    grid = normal(2, 5, 5, 3)
-    np.testing.assert_array_equal(evaluate(lambda g, v: roll(g, v, shift, "roll"), grid), np.roll(grid, shift, (1, 2)))
-
-
-def test_mask_parts_the_tokens_that_a_shift_brought_together() -> None:
-    extent, window, shift = 6, 3, 1
-    extents, size = (extent, extent), (window, window)
-    mask = evaluate(lambda g, v: g.add(shifted_window_mask(g, extents, size, shift), v), np.zeros(1, "f4"))
-    place = np.roll(np.arange(extent), -shift)
-    for number in range(4):
-        row, column = divmod(number, 2)
-        rows, columns = (place[window * at : window * at + window] for at in (row, column))
-        tokens = [(r, c) for r in rows for c in columns]
-        for i, first in enumerate(tokens):
-            for j, second in enumerate(tokens):
-                near = all(abs(a - b) < window for a, b in zip(first, second, strict=True))
-                assert (mask[number, 0, i, j] == 0) == near
 
 
 def test_relative_bias_depends_on_the_offset_alone() -> None:

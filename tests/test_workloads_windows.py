@@ -40,10 +40,11 @@ def test_windows_hold_their_tokens_and_give_the_grid_back(
 
 
 @pytest.mark.parametrize(("extents", "window"), GRIDS)
-def test_rolling_is_numpys(extents: tuple[int, ...], window: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shift", [-2, -1, 0, 3])
+def test_rolling_is_numpys(extents: tuple[int, ...], window: tuple[int, ...], shift: int) -> None:
     grid = RANDOM.standard_normal((2, *extents, 3), dtype=np.float32)
-    [found] = run_block(lambda graph, value: roll(graph, value, -1, "roll"), grid)
-    np.testing.assert_array_equal(found, np.roll(grid, [-1] * len(extents), range(1, 1 + len(extents))))
+    [found] = run_block(lambda graph, value: roll(graph, value, shift, "roll"), grid)
+    np.testing.assert_array_equal(found, np.roll(grid, [shift] * len(extents), range(1, 1 + len(extents))))
 
 
 @pytest.mark.parametrize(("extents", "window"), [((6, 4), (3, 2)), ((4, 6, 4), (2, 3, 2))])

@@ -17,7 +17,8 @@ import numpy as np
 
 from workloads.blocks.activation import activate
 from workloads.blocks.attention import merge_heads, scaled_dot_product, split_heads
-from workloads.blocks.dense import feed_forward, linear, rms_norm, unit_layer_norm
+from workloads.blocks.dense import feed_forward, linear, rms_norm
+from workloads.blocks.modulation import modulated, modulation
 from workloads.blocks.window import partition, unpartition
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
@@ -86,8 +87,8 @@ def grat(
         with graph.scope(f"single{block}"):
             both = single_block(graph, both, condition, attend)
     image = graph.slice(both, text, both.shape[1], 1, "image")
-    shift, scale = _modulation(graph, condition, width, 2, "final")
-    image = linear(graph, _modulated(graph, image, shift, scale, "final"), LATENT, "last")
+    shift, scale = modulation(graph, condition, width, 2, "final/modulation")
+    image = linear(graph, modulated(graph, image, shift, scale, "final"), LATENT, "last")
     windows = graph.reshape(image, (batch * groups, math.prod(group), LATENT), "groups")
     graph.output(unpartition(graph, windows, grid, group), "change")
 
@@ -102,17 +103,6 @@ def _condition(graph: Builder, batch: int, width: int) -> Value:
             total = part if total is None else graph.add(total, part, "sum")
     assert total is not None
     return activate(graph, total, "silu")
-
-
-def _modulation(graph: Builder, condition: Value, width: int, parts: int, name: str) -> list[Value]:
-    return graph.split(linear(graph, condition, parts * width, f"{name}/modulation"), parts)
-
-
-def _modulated(graph: Builder, value: Value, shift: Value, scale: Value, name: str) -> Value:
-    """The normalised value times 1 + scale, plus shift (Peebles & Xie 2023, arXiv:2212.09748)."""
-    with graph.scope(name):
-        normal = unit_layer_norm(graph, value, "norm", 1e-6)
-        return graph.add(graph.multiply(normal, graph.add(scale, graph.scalar("one", 1.0)), "scaled"), shift, "shifted")
 
 
 def _operands(graph: Builder, projected: Value, heads: int) -> list[Value]:
@@ -132,8 +122,8 @@ def double_block(
     modulations, operands = {}, []
     for name, value in streams.items():
         with graph.scope(name):
-            modulations[name] = _modulation(graph, condition, width, 6, "block")
-            normal = _modulated(graph, value, modulations[name][0], modulations[name][1], "attention")
+            modulations[name] = modulation(graph, condition, width, 6, "block/modulation")
+            normal = modulated(graph, value, modulations[name][0], modulations[name][1], "attention")
             operands.append(_operands(graph, linear(graph, normal, 3 * width, "query_key_value"), attend.heads))
     joined = [graph.concat(list(pair), 2, "joined") for pair in zip(*operands, strict=True)]
     context = attend(joined)
@@ -143,7 +133,7 @@ def double_block(
         with graph.scope(name):
             _, _, gate, shift, scale, feed_gate = modulations[name]
             value = graph.add(value, graph.multiply(gate, linear(graph, part, width, "output")), "residual1")
-            fed = feed_forward(graph, _modulated(graph, value, shift, scale, "feed"), 4 * width, activation="gelu_tanh")
+            fed = feed_forward(graph, modulated(graph, value, shift, scale, "feed"), 4 * width, activation="gelu_tanh")
             results.append(graph.add(value, graph.multiply(feed_gate, fed), "residual2"))
     return results[0], results[1]
 
@@ -151,8 +141,8 @@ def double_block(
 def single_block(graph: Builder, both: Value, condition: Value, attend: GroupedAttention) -> Value:
     """Attention and feed-forward layers side by side, one projection before and one after them."""
     width = both.shape[-1]
-    shift, scale, gate = _modulation(graph, condition, width, 3, "block")
-    inner = linear(graph, _modulated(graph, both, shift, scale, "block"), 7 * width, "in")
+    shift, scale, gate = modulation(graph, condition, width, 3, "block/modulation")
+    inner = linear(graph, modulated(graph, both, shift, scale, "block"), 7 * width, "in")
     projected, hidden = graph.split_sizes(inner, [3 * width, 4 * width], 2)
     context = attend(_operands(graph, projected, attend.heads))
     together = graph.concat([context, activate(graph, hidden, "gelu_tanh")], 2, "together")

@@ -15,10 +15,11 @@ from onnx import TensorProto
 
 from workloads.blocks.activation import activate
 from workloads.blocks.attention import attend, merge_heads, project_heads, scaled_dot_product, split_heads
-from workloads.blocks.dense import gated_mlp, linear, mlp, rms_norm, unit_layer_norm
+from workloads.blocks.dense import gated_mlp, linear, mlp, rms_norm
 from workloads.blocks.embedding import patch_embedding
 from workloads.blocks.generation import language_model
 from workloads.blocks.heads import HeadMixture, gathered_heads, head_gates
+from workloads.blocks.modulation import modulated, modulation
 from workloads.blocks.positions import rotary_table, rotate
 from workloads.blocks.residual import residual
 from workloads.builder import Builder, Value
@@ -61,8 +62,8 @@ def moh_dit(
         with graph.scope(f"block{index}"):
             value = _adaptive_block(graph, value, condition, mixture, skip)
     with graph.scope("final"):
-        shift, scale = graph.split(linear(graph, condition, 2 * width, "modulation"), 2, name="shift_scale")
-        value = _modulated(graph, value, shift, scale, "norm")
+        shift, scale = modulation(graph, condition, width, 2)
+        value = modulated(graph, value, shift, scale, "norm")
         patches = linear(graph, value, patch * patch * 2 * channels, "projection")
         grid = graph.reshape(patches, (batch, side, side, patch, patch, 2 * channels), "grid")
         image = graph.transpose(grid, (0, 5, 1, 3, 2, 4), "image")
@@ -86,21 +87,14 @@ def _condition(graph: Builder, batch: int, width: int, classes: int, frequencies
         return graph.unsqueeze(activate(graph, total, "silu"), [1], "condition")
 
 
-def _modulated(graph: Builder, value: Value, shift: Value, scale: Value, name: str) -> Value:
-    """norm(x) (1 + scale) + shift."""
-    normed = unit_layer_norm(graph, value, name, 1e-6)
-    larger = graph.add(scale, graph.scalar(f"{name}/one", 1.0), f"{name}/larger")
-    return graph.add(graph.multiply(normed, larger, f"{name}/scaled"), shift, f"{name}/shifted")
-
-
 def _adaptive_block(graph: Builder, value: Value, condition: Value, mixture: HeadMixture, skip: bool) -> Value:
     """Attention and perceptron, each shifted, scaled and gated by the condition."""
     width = value.shape[-1]
-    parts = graph.split(linear(graph, condition, 6 * width, "modulation"), 6, name="modulations")
-    inner = _modulated(graph, value, parts[0], parts[1], "norm1")
+    parts = modulation(graph, condition, width, 6)
+    inner = modulated(graph, value, parts[0], parts[1], "norm1")
     mixed = routed_attention(graph, inner, mixture, skip)
     value = graph.add(value, graph.multiply(mixed, parts[2], "gated1"), "residual1")
-    inner = _modulated(graph, value, parts[3], parts[4], "norm2")
+    inner = modulated(graph, value, parts[3], parts[4], "norm2")
     fed = mlp(graph, inner, 4 * width, approximate="tanh")
     return graph.add(value, graph.multiply(fed, parts[5], "gated2"), "residual2")
 

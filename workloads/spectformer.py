@@ -14,7 +14,7 @@ from workloads.blocks.dense import classifier, layer_norm, mlp
 from workloads.blocks.embedding import image_input, patch_embedding, positioned
 from workloads.blocks.frequency import spectral_gate
 from workloads.blocks.residual import encoder_blocks, residual
-from workloads.blocks.wave import Stage, wave_body, wave_heads
+from workloads.blocks.wave import wave_network
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
 
@@ -86,21 +86,8 @@ def hierarchical_spectformer(
     classes: int = 1000,
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes), and of each token, as in training."""
-
-    def filtered(tokens: Value, extents: tuple[int, int]) -> Value:
-        return filter_tokens(graph, tokens, extents)
-
-    def attended(tokens: Value, extents: tuple[int, int], heads: int) -> Value:
-        return encoder_attention(graph, tokens, heads)
-
-    stages = [
-        Stage(width, depth, expansion, filtered if number < spectral_stages else partial(attended, heads=heads[number]))
-        for number, (width, depth, expansion) in enumerate(zip(widths, depths, expansions, strict=True))
-    ]
-    tokens = wave_body(graph, image_input(graph, batch, image, 32), stem, stages)
-    logits, token_logits = wave_heads(graph, tokens, heads[-1], expansions[-1], classes)
-    graph.output(logits, "logits")
-    graph.output(token_logits, "token_logits")
+    pixels, mix = image_input(graph, batch, image, 32), partial(filter_tokens, graph)
+    wave_network(graph, pixels, stem, widths, heads, depths, expansions, mix, spectral_stages, classes)
 
 
 def filter_tokens(graph: Builder, tokens: Value, extents: tuple[int, int]) -> Value:

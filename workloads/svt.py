@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from workloads.blocks.attention import encoder_attention
 from workloads.blocks.embedding import grid_of, image_input, tokens_of
-from workloads.blocks.wave import Stage, wave_body, wave_heads
+from workloads.blocks.wave import wave_network
 from workloads.blocks.wavelet import Bands, image_of_bands, wavelet_bands
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
@@ -48,21 +47,8 @@ def svt(
     classes: int = 1000,
 ) -> None:
     """Pixels (batch, 3, image, image) to logits (batch, classes), and of each token, as in training."""
-
-    def attended(tokens: Value, extents: tuple[int, int], heads: int) -> Value:
-        return encoder_attention(graph, tokens, heads)
-
-    stages = [
-        Stage(
-            width, depth, expansion,
-            partial(scattered, graph) if number < scattering_stages else partial(attended, heads=heads[number]),
-        )
-        for number, (width, depth, expansion) in enumerate(zip(widths, depths, expansions, strict=True))
-    ]  # fmt: skip
-    tokens = wave_body(graph, image_input(graph, batch, image, 32), stem, stages)
-    logits, token_logits = wave_heads(graph, tokens, heads[-1], expansions[-1], classes)
-    graph.output(logits, "logits")
-    graph.output(token_logits, "token_logits")
+    pixels, mix = image_input(graph, batch, image, 32), partial(scattered, graph)
+    wave_network(graph, pixels, stem, widths, heads, depths, expansions, mix, scattering_stages, classes)
 
 
 def scattered(graph: Builder, tokens: Value, extents: tuple[int, int]) -> Value:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from workloads.blocks.attention import encoder_attention, scaled_dot_product
 from workloads.blocks.dense import classifier, layer_norm, linear, mlp
-from workloads.blocks.embedding import class_token_of, grid_of, image_input, learned_token, sinusoids, unfold
+from workloads.blocks.embedding import class_token_of, grid_of, image_input, learned_token, unfold
+from workloads.blocks.positions import sinusoid_table
 from workloads.blocks.residual import encoder_blocks, residual
 from workloads.builder import Builder, Value
 from workloads.registry import Table, variants
@@ -67,7 +68,7 @@ def t2t_vit(
                 value = grid_of(graph, tokens, side, side)
     tokens = linear(graph, tokens, width, "projection")
     tokens = graph.concat([learned_token(graph, "class_token", batch, width), tokens], 1, "tokens")
-    tokens = graph.add(tokens, graph.frozen("positions", sinusoids(tokens.shape[1], width)), "positioned")
+    tokens = graph.add(tokens, graph.frozen("positions", sinusoid_table(tokens.shape[1], width)), "positioned")
     attend = partial(encoder_attention, graph, heads=heads, bias=False)
     tokens = encoder_blocks(graph, tokens, layers, attend, partial(mlp, graph, hidden=expansion * width), layer_norm)
     tokens = layer_norm(graph, tokens, "norm")

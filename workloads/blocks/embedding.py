@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from codesign.errors import BadParameter
 from workloads.blocks.activation import Activation, activate
 from workloads.blocks.convolution import convolution, depthwise
@@ -108,14 +104,6 @@ def unfold(graph: Builder, value: Value, kernel: int, stride: int, padding: int,
             value = graph.reshape(gathered, (*shape[:axis], kernel, count, *shape[axis + 1 :]), "apart")
         tokens = graph.transpose(value, (0, 3, 5, 1, 2, 4))
         return graph.reshape(tokens, (batch, counts[0] * counts[1], channels * kernel * kernel), "tokens")
-
-
-def sinusoids(tokens: int, width: int) -> np.ndarray[Any, Any]:
-    """The fixed positions of Vaswani et al. 2017 (arXiv:1706.03762), sines and cosines in turn: (1, tokens, width)."""
-    rates = 10_000.0 ** (-2 * (np.arange(width) // 2) / width)
-    angles = np.arange(tokens)[:, None] * rates
-    angles[:, 0::2], angles[:, 1::2] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
-    return angles[None].astype(np.float32)
 
 
 def class_token_of(graph: Builder, tokens: Value) -> Value:

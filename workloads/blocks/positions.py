@@ -75,6 +75,13 @@ def sinusoids(graph: Builder, tokens: int, features: int, name: str = "sinusoids
         return graph.concat([graph.unary("Sin", angles), graph.unary("Cos", angles)], 1, "table")
 
 
+def sinusoid_table(tokens: int, features: int) -> np.ndarray[Any, Any]:
+    """The same positions with each sine beside its cosine, as an array (1, tokens, features) for models that store
+    them among their weights."""
+    angles = np.arange(tokens)[:, None] * 10_000.0 ** (-np.arange(0, features, 2) / features)
+    return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(1, tokens, -1)[..., :features].astype(np.float32)
+
+
 def distances(graph: Builder, queries: int, keys: int) -> Value:
     """Each key's position less each query's (queries, keys), the last query standing at the last key. Made in the
     graph, once: a table would be the square of the sequence."""

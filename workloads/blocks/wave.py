@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from workloads.blocks.attention import merge_heads, project_heads, scaled_dot_product
+from workloads.blocks.attention import encoder_attention, merge_heads, project_heads, scaled_dot_product
 from workloads.blocks.convolution import conv_norm, convolution
 from workloads.blocks.dense import classifier, layer_norm, linear, mlp
 from workloads.blocks.embedding import depthwise_feed_forward, tokens_of
@@ -52,6 +52,34 @@ def wave_body(graph: Builder, pixels: Value, stem: int, stages: Sequence[Stage])
             if number < len(stages) - 1:
                 value = to_grid(graph, block_norm(graph, tokens, "norm"), *extents)
     return tokens
+
+
+def wave_network(
+    graph: Builder,
+    pixels: Value,
+    stem: int,
+    widths: Sequence[int],
+    heads: Sequence[int],
+    depths: Sequence[int],
+    expansions: Sequence[int],
+    mix: Mixer,
+    mixed_stages: int,
+    classes: int,
+) -> None:
+    """The network whose first `mixed_stages` stages mix by `mix` and whose later ones attend; its outputs are logits
+    (batch, classes) and those of each token (batch, tokens, classes)."""
+
+    def attended(tokens: Value, extents: tuple[int, int], heads: int) -> Value:
+        return encoder_attention(graph, tokens, heads)
+
+    stages = [
+        Stage(width, depth, expansion, mix if number < mixed_stages else partial(attended, heads=heads[number]))
+        for number, (width, depth, expansion) in enumerate(zip(widths, depths, expansions, strict=True))
+    ]
+    tokens = wave_body(graph, pixels, stem, stages)
+    logits, token_logits = wave_heads(graph, tokens, heads[-1], expansions[-1], classes)
+    graph.output(logits, "logits")
+    graph.output(token_logits, "token_logits")
 
 
 def _mixed(mix: Mixer, extents: tuple[int, int], tokens: Value) -> Value:
