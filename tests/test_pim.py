@@ -403,8 +403,12 @@ def test_caches_are_appended_to_where_they_lie(decode: MemoryPlan) -> None:
 
 
 def test_activations_of_a_token_stay_in_the_memory_of_the_asic(decode: MemoryPlan) -> None:
-    assert all(op.keep_output for op in decode.ops if op.work.kind == "LayerNormalization")
-    assert all(op.resident[0] for op in decode.ops[4:] if op.work.kind == "MatMul")
+    kept = [op.keep_output for op in decode.ops if op.work.kind == "LayerNormalization"]
+    resident = [op.resident[0] for op in decode.ops[4:] if op.work.kind == "MatMul"]
+    assert len(kept) == 2 * 12 + 1
+    assert all(kept)
+    assert resident
+    assert all(resident)
 
 
 def test_a_model_larger_than_the_dram_does_not_fit_and_the_first_lever_makes_it_fit() -> None:

@@ -56,5 +56,6 @@ def test_the_ends_of_a_quantised_network_cost_nothing_when_its_floats_are_deploy
         dtype: [work for work in lower(graph, dtype) if work.kind in ("QuantizeLinear", "DequantizeLinear")]
         for dtype in ("int8", "float32")
     }
+    assert [work.kind for work in ends["int8"]] == [work.kind for work in ends["float32"]]
     assert all(work.free for work in ends["int8"])
     assert sum(work.flops for work in ends["float32"]) > 0
