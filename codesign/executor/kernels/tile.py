@@ -7,6 +7,7 @@ one for each element of the kernel, and its rows are pixels (an indirect convolu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -53,10 +54,12 @@ def multiply_tile(
     )
 
 
-def _tile(
-    writer: Writer, rows: int, vectors: int, columns: Any, lefts: Any, taps: Any, depth: Any, panel: Any, bias: Any,
-    addends: Any, low: Any, high: Any, results: Any, offset: Any,
-) -> None:  # fmt: skip
+def tile_sums(
+    writer: Writer, rows: int, vectors: int, kind: ir.VectorType, add: Callable[[Any, Any, Any], Any], lefts: Any,
+    taps: Any, depth: Any, panel: Any, bias: Any,
+) -> list[Any]:  # fmt: skip
+    """The sums of a tile, row by row, in vectors of `kind`, whose lanes have four bytes: `add(left, right, sum)` for
+    each of `depth` left values of a tap, which all lanes share, and the panel's vectors there."""
     builder, size = writer.builder, 4 * LANES
 
     def tap(index: Any, values: list[Any]) -> list[Any]:
@@ -65,20 +68,28 @@ def _tile(
 
         def step(position: Any, values: list[Any]) -> list[Any]:
             here, sums = values[0], values[1:]
-            right = [writer.load(_VECTOR, writer.at(here, size * vector)) for vector in range(vectors)]
+            right = [writer.load(kind, writer.at(here, size * vector)) for vector in range(vectors)]
             for vector in range(vectors):
                 writer.prefetch(writer.at(here, size * vector + AHEAD))
             bytes_in = builder.mul(position, writer.integer(4))
             new = []
             for row in range(rows):
-                value = writer.splat(writer.load(FLOAT, writer.at(left[row], bytes_in)), LANES)
-                new += [writer.fma(value, right[vector], sums[row * vectors + vector]) for vector in range(vectors)]
+                value = writer.splat(writer.load(kind.element, writer.at(left[row], bytes_in)), LANES)
+                new += [add(value, right[vector], sums[row * vectors + vector]) for vector in range(vectors)]
             return [writer.at(here, size * vectors), *new]
 
         return writer.loop(depth, values, step)
 
-    begin = [writer.load(_VECTOR, writer.at(bias, size * vector)) for vector in range(vectors)]
-    sums = writer.loop(taps, [panel, *begin * rows], tap)[1:]
+    begin = [writer.load(kind, writer.at(bias, size * vector)) for vector in range(vectors)]
+    return writer.loop(taps, [panel, *begin * rows], tap)[1:]
+
+
+def _tile(
+    writer: Writer, rows: int, vectors: int, columns: Any, lefts: Any, taps: Any, depth: Any, panel: Any, bias: Any,
+    addends: Any, low: Any, high: Any, results: Any, offset: Any,
+) -> None:  # fmt: skip
+    builder, size = writer.builder, 4 * LANES
+    sums = tile_sums(writer, rows, vectors, _VECTOR, writer.fma, lefts, taps, depth, panel, bias)
     masks = [writer.lane_mask(builder.sub(columns, writer.integer(vector * LANES)), LANES) for vector in range(vectors)]
     has_addends = builder.icmp_signed("!=", addends, writer.integer(0))
     none = [builder.and_(mask, writer.splat(has_addends, LANES)) for mask in masks]

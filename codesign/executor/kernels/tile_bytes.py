@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from codesign.executor.kernels.tile import AHEAD, HEIGHTS, LANES, VECTORS
+from codesign.executor.kernels.tile import HEIGHTS, LANES, VECTORS, tile_sums
 from codesign.executor.kernels.vector import BYTE, FLOAT, INTEGER, WORD, Writer, function
 
 _SUMS, _FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, LANES)
@@ -35,9 +35,12 @@ def multiply_byte_tile(
     number = builder.mul(height, writer.integer(2))
     number = builder.add(number, builder.zext(builder.not_(narrow), INTEGER))
 
+    def add(four: Any, right: Any, total: Any) -> Any:
+        return writer.dot(total, four, right)
+
     def case(rows: int, vectors: int) -> Any:
         def write() -> None:
-            sums = _sums(writer, rows, vectors, lefts, taps, fours, panel, bias)
+            sums = tile_sums(writer, rows, vectors, _SUMS, add, lefts, taps, fours, panel, bias)
             masks = [
                 writer.lane_mask(builder.sub(columns, writer.integer(vector * LANES)), LANES)
                 for vector in range(vectors)
@@ -70,30 +73,3 @@ def multiply_byte_tile(
     writer.choose(
         number, {2 * rows + vectors - 1: case(rows, vectors) for rows in HEIGHTS for vectors in range(1, VECTORS + 1)}
     )
-
-
-def _sums(
-    writer: Writer, rows: int, vectors: int, lefts: Any, taps: Any, fours: Any, panel: Any, bias: Any
-) -> list[Any]:
-    builder, size = writer.builder, 4 * LANES
-
-    def tap(index: Any, values: list[Any]) -> list[Any]:
-        place = writer.at(lefts, builder.mul(index, writer.integer(8 * rows)))
-        left = [writer.load(INTEGER, writer.at(place, 8 * row)) for row in range(rows)]
-
-        def step(position: Any, values: list[Any]) -> list[Any]:
-            here, sums = values[0], values[1:]
-            right = [writer.load(_SUMS, writer.at(here, size * vector)) for vector in range(vectors)]
-            for vector in range(vectors):
-                writer.prefetch(writer.at(here, size * vector + AHEAD))
-            bytes_in = builder.mul(position, writer.integer(4))
-            new = []
-            for row in range(rows):
-                four = writer.splat(writer.load(WORD, writer.at(left[row], bytes_in)), LANES)
-                new += [writer.dot(sums[row * vectors + vector], four, right[vector]) for vector in range(vectors)]
-            return [writer.at(here, size * vectors), *new]
-
-        return writer.loop(fours, values, step)
-
-    begin = [writer.load(_SUMS, writer.at(bias, size * vector)) for vector in range(vectors)]
-    return writer.loop(taps, [panel, *begin * rows], tap)[1:]
