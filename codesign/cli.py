@@ -5,20 +5,40 @@ Errors of the user's making are one line on standard error and exit code 2; `--d
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from codesign.cli_options import (
+    BatchOption,
+    BindOption,
+    DeviceOption,
+    DtypeOption,
+    FidelityOption,
+    InputsOption,
+    ModelArgument,
+    SeedInputsOption,
+    SeedWeightsOption,
+    SetOption,
+    StatisticsOption,
+    TopOption,
+    check_writable,
+    limits_of,
+    load_model,
+    load_to_run,
+    progress,
+    settings_of,
+    sizes,
+    warn,
+    with_progress,
+    write_text,
+)
 from codesign.errors import BadParameter, CodesignError
 
 if TYPE_CHECKING:
     from codesign.executor import Executor
-    from codesign.executor.limits import Limits
     from codesign.graph import Graph
     from codesign.numerics import Policy
     from codesign.report.report import Report
@@ -33,95 +53,6 @@ app = typer.Typer(
     help="Simulate neural networks on GPUs, NPUs, PIM DRAM, microcontrollers and CPUs; sweep the hardware; see why. "
     "With --debug anywhere, an error shows where it came from.",
 )
-
-ModelArgument = Annotated[str, typer.Argument(help="path of an ONNX file, or zoo:NAME", metavar="MODEL")]
-DeviceOption = Annotated[str, typer.Option("--device", "-d", help="device name, or path of a device's YAML file")]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="element type: fp32, fp16, bf16, int8, ... (default: the device's)")
-]
-BatchOption = Annotated[int | None, typer.Option(min=1, help="batch size (default: as in the file, or 1)")]
-BindOption = Annotated[list[str] | None, typer.Option(help="size of a symbolic dimension, as sequence=128; repeatable")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="device parameter, as dram.bandwidth=4e12; repeatable")
-]
-FidelityOption = Annotated[
-    Literal["analytic", "event", "cycle"],
-    typer.Option(help="analytic (lower bound), event, or cycle where the device has it"),
-]
-TopOption = Annotated[int, typer.Option(min=1, help="how many of the slowest operations to show")]
-InputsOption = Annotated[Path | None, typer.Option(help="inputs by name (.npz)")]
-SeedInputsOption = Annotated[int | None, typer.Option("--seed-inputs", help="make the inputs from this seed")]
-SeedWeightsOption = Annotated[
-    int | None, typer.Option("--seed-weights", help="fill weights that the model lacks from this seed")
-]
-
-
-StatisticsOption = Annotated[
-    Path | None, typer.Option(help="densities and routing as `inspect --statistics --json` wrote them")
-]
-
-
-def _load(model: str, batch: int | None, bind: list[str] | None, statistics: Path | None = None, **how: Any) -> Graph:
-    from codesign.model import load
-
-    graph = load(model, batch=batch, bind=_sizes(bind), **how)
-    if statistics is None:
-        return graph
-    from codesign.statistics import attach, read_statistics
-
-    return attach(graph, read_statistics(statistics))
-
-
-def _load_to_run(
-    model: str, batch: int | None, bind: list[str] | None, inputs: Path | None, seed_inputs: int | None, **how: Any
-) -> tuple[Graph, dict[str, Any]]:
-    """The model, its symbolic dimensions as in the inputs given, and these inputs or ones made from the seed."""
-    from codesign.executor import random_inputs
-    from codesign.study.arrays import read_arrays
-
-    if (inputs is None) == (seed_inputs is None):
-        raise BadParameter("to run the model, give either --inputs FILE.npz or --seed-inputs N")
-    given = read_arrays(inputs) if inputs is not None else {}
-    graph = _load(model, batch, bind, shapes={name: array.shape for name, array in given.items()}, **how)
-    return graph, given if inputs is not None else random_inputs(graph, seed_inputs or 0)
-
-
-def _limits(trips: int | None, memory: str | None) -> Limits:
-    from codesign.executor.limits import MOST_TRIPS, Limits
-    from codesign.study.vary import parse_bytes
-
-    bytes_ = None if memory is None else parse_bytes("--max-memory", memory)
-    return Limits(MOST_TRIPS if trips is None else trips, bytes_)
-
-
-def _sizes(bind: list[str] | None) -> dict[str, int]:
-    from codesign.study.vary import parse_sizes
-
-    return parse_sizes(bind or [])
-
-
-def _warn(warnings: list[str] | tuple[str, ...]) -> None:
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _settings(texts: list[str] | None) -> dict[str, Any]:
-    from codesign.study.vary import parse_settings
-
-    return parse_settings(texts or [])
-
-
-def _check_writable(*paths: Path | None) -> None:
-    """Refuse a path that cannot be written before anything is computed for it."""
-    for path in paths:
-        if path is not None and str(path) != "-":
-            if path.is_dir():
-                raise BadParameter(f"cannot write '{path}': it is a folder")
-            if not path.parent.is_dir():
-                raise BadParameter(f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first")
-            if not os.access(path if path.exists() else path.parent, os.W_OK):
-                raise BadParameter(f"cannot write '{path}': permission denied")
-
 
 @app.command()
 def inspect(
@@ -145,28 +76,28 @@ def inspect(
 ) -> None:
     """List a model's operations, parameters, MACs, bytes, arithmetic intensity and peak live memory; or, with
     --statistics, what its values are like on the inputs given."""
-    _check_writable(json)
+    check_writable(json)
     if statistics:
         from codesign.report.statistics import statistics_view
         from codesign.statistics import measure
 
-        graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs)
+        graph, feeds = load_to_run(model, batch, bind, inputs, seed_inputs)
         graph = measure(graph, feeds, seed_weights, fused=not raw)
         assert graph.statistics is not None
         view, text = statistics_view(graph, top), graph.statistics.to_json()
     else:
         from codesign.study.inspect import inspect as inspect_graph
 
-        graph = _load(model, batch, bind)
+        graph = load_model(model, batch, bind)
         found = inspect_graph(graph, dtype, fused=not raw)
         view, text = found.table(top), found.to_json()
     if json is None or str(json) != "-":
         from rich.console import Console
 
         Console().print(view)
-    _warn(graph.warnings)
+    warn(graph.warnings)
     if json is not None:
-        _write_text(json, text)
+        write_text(json, text)
 
 
 @app.command()
@@ -195,20 +126,20 @@ def simulate(
     from codesign.registry import device as find_device
     from codesign.simulation import simulate as run
 
-    chosen = find_device(device, **_settings(settings))
+    chosen = find_device(device, **settings_of(settings))
     if inputs is not None or seed_inputs is not None:
         from codesign.statistics import measure
 
         if statistics is not None:
             raise BadParameter("--statistics takes the place of --inputs and --seed-inputs: give one of them")
-        graph = measure(*_load_to_run(model, batch, bind, inputs, seed_inputs), seed_weights)
+        graph = measure(*load_to_run(model, batch, bind, inputs, seed_inputs), seed_weights)
     else:
-        graph = _load(model, batch, bind, statistics)
+        graph = load_model(model, batch, bind, statistics)
     report = run(graph, chosen, dtype=dtype, fidelity=fidelity)
     if json is None or str(json) != "-":  # shown before it is written: a path that fails loses nothing
         report.print(top=top)
     if json is not None:
-        _write_text(json, report.to_json())
+        write_text(json, report.to_json())
     if html is not None:
         report.to_html(html)
     if trace is not None:
@@ -227,7 +158,7 @@ def _annotate(model: str, batch: int | None, bind: list[str] | None, out: Path, 
     if model.startswith(ZOO):
         import workloads
 
-        source = workloads.build(model.removeprefix(ZOO), batch=batch or 1, bind=_sizes(bind))
+        source = workloads.build(model.removeprefix(ZOO), batch=batch or 1, bind=sizes(bind))
     annotate(source, out, node_metadata(report.document))
 
 
@@ -248,9 +179,9 @@ def explain(
 
     from codesign.study.explain import explain as run
 
-    graph = _load(model, batch, bind, statistics)
-    Console().print(run(graph, device, dtype, fidelity, _settings(settings), top))
-    _warn(graph.warnings)
+    graph = load_model(model, batch, bind, statistics)
+    Console().print(run(graph, device, dtype, fidelity, settings_of(settings), top))
+    warn(graph.warnings)
 
 
 @app.command()
@@ -278,17 +209,17 @@ def generate(
     from codesign.study.generation import Dimensions
     from codesign.study.generation import generate as run
 
-    _check_writable(json, csv, html)
+    check_writable(json, csv, html)
     found = run(
-        model, find_device(device, **_settings(settings)), prompt, tokens, batch, dtype, fidelity, decode,
-        Dimensions(sequence, past), _sizes(bind),
+        model, find_device(device, **settings_of(settings)), prompt, tokens, batch, dtype, fidelity, decode,
+        Dimensions(sequence, past), sizes(bind),
     )  # fmt: skip
     if json is None or str(json) != "-":
         from rich.console import Console
 
         Console().print(found)
     if json is not None:
-        _write_text(json, found.to_json())
+        write_text(json, found.to_json())
     if csv is not None:
         found.steps.to_csv(csv, index=False)
     if html is not None:
@@ -345,11 +276,11 @@ def execute(
         raise BadParameter(f"{'--calibrate' if calibrate else '--json'} goes with --numerics: name the number formats")
     if numerics is not None and quantised == "saturating":
         raise BadParameter("--quantised saturating is an arithmetic of its own: leave out --numerics")
-    _check_writable(outputs, json)
+    check_writable(outputs, json)
     chosen = None if numerics is None else policy(numerics)
-    graph, feeds = _load_to_run(model, batch, bind, inputs, seed_inputs, dynamic=True)
+    graph, feeds = load_to_run(model, batch, bind, inputs, seed_inputs, dynamic=True)
     order: Literal["fused", "standard"] = "standard" if quantised == "standard" else "fused"
-    with limits.use(_limits(max_trips, max_memory)):
+    with limits.use(limits_of(max_trips, max_memory)):
         if chosen is not None:
             results = _compare_numerics(graph, chosen, feeds, seed_weights, calibrate, order, json, top)
         else:
@@ -357,13 +288,13 @@ def execute(
             results = _run(Executor(optimise(graph, order), arithmetic, seed_weights=seed_weights), feeds)
     if outputs is not None:
         _write_outputs(outputs, results, quiet=str(json) == "-")
-    _warn(graph.warnings)
+    warn(graph.warnings)
 
 
 def _run(executor: Executor, feeds: dict[str, Any]) -> dict[str, Any]:
     """A run that shows how far it is: kernels are compiled the first time they are needed on a machine."""
     place = {op.name: number for number, op in enumerate(executor.graph.ops, start=1)}
-    with _progress("operations") as advance:
+    with progress("operations") as advance:
         return executor.run(feeds, lambda op, _: advance(place[op.name], len(place)) if op.name in place else None)
 
 
@@ -382,12 +313,12 @@ def _compare_numerics(
     from codesign.study.arrays import read_arrays
 
     samples = [read_arrays(path) for path in calibrate] if calibrate else None
-    with _progress("operations") as advance:
+    with progress("operations") as advance:
         report = accuracy(graph, numerics, feeds, seed_weights, samples, progress=advance, quantised=quantised)
     if json is None or str(json) != "-":
         report.print(top=top)
     if json is not None:
-        _write_text(json, report.to_json())
+        write_text(json, report.to_json())
     return report.outputs
 
 
@@ -418,10 +349,10 @@ def ops(
     from codesign.registry import device as find_device
     from codesign.study.operators import read_operators, simulate_operators
 
-    _check_writable(json)
-    chosen = find_device(device, **_settings(settings))
+    check_writable(json)
+    chosen = find_device(device, **settings_of(settings))
     results = simulate_operators(chosen, read_operators(source), cache=cache, fidelity=fidelity)
-    _write_text(json, json_module.dumps({"ops": results}, indent=1))
+    write_text(json, json_module.dumps({"ops": results}, indent=1))
     if str(json) != "-":
         typer.echo(f"{len(results)} operators simulated on {chosen.name}, {cache} cache: {json}")
 
@@ -456,12 +387,12 @@ def sweep(
     figure = plot or out.with_suffix(".html")
     if figure == out:
         raise BadParameter(f"--out {out}: the figure would be written over the points; name it with --plot")
-    _check_writable(out, figure)
+    check_writable(out, figure)
     names = [name.strip() for name in objective.split(",")]
     axes = parse_vary(vary)
-    graph = _load(model, batch, bind, statistics)
-    with _progress("points") as advance:
-        frame = run(graph, device, axes, names, out, dtype, fidelity, _settings(settings), processes, advance)
+    graph = load_model(model, batch, bind, statistics)
+    with progress("points") as advance:
+        frame = run(graph, device, axes, names, out, dtype, fidelity, settings_of(settings), processes, advance)
     title = f"{model} on {device}"
     Console().print(sweep_table(frame, list(axes), names, title))
     figure.write_text(figure_page(sweep_figure(frame, list(axes), names, title)), encoding="utf-8")
@@ -489,8 +420,8 @@ def workloads(
         Console().print(zoo.zoo_table(chosen))
         return
     if page:
-        _check_writable(page)
-    counted = _with_progress(zoo.rows(chosen), len(chosen), "networks")
+        check_writable(page)
+    counted = with_progress(zoo.rows(chosen), len(chosen), "networks")
     if page:
         page.write_text(zoo.count_page(counted), encoding="utf-8")
         typer.echo(f"{len(counted)} networks in {page}", err=True)
@@ -539,9 +470,9 @@ def export(
     import workloads as zoo
     from codesign.model import ZOO
 
-    _check_writable(output)
+    check_writable(output)
     seed = None if no_weights else seed_weights
-    zoo.save(model.removeprefix(ZOO), output, batch=batch or 1, bind=_sizes(bind), seed_weights=seed)
+    zoo.save(model.removeprefix(ZOO), output, batch=batch or 1, bind=sizes(bind), seed_weights=seed)
     typer.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
@@ -590,7 +521,7 @@ def calibrate(
         return
     from rich.console import Console
 
-    _check_writable(out)
+    check_writable(out)
     Console().print(calibrate_from(name, data, device, out))
     if out is not None:
         typer.echo(f"device file: {out}")
@@ -622,33 +553,6 @@ def schema() -> None:
     from codesign.report.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error while something runs that tells how much is done, and of how much."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _with_progress(items: Iterable[Item], total: int, what: str) -> list[Item]:
-    """All items, with a bar on standard error while they are made."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return list(track(items, what, total=total, console=Console(stderr=True), transient=True))
-
-
-def _write_text(path: Path, text: str) -> None:
-    if str(path) == "-":
-        typer.echo(text)
-        return
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
