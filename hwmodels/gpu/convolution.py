@@ -63,8 +63,9 @@ def _implicit(
 ) -> tuple[Kernel, ...]:
     unit = matrix_unit(parameters, work.dtype)
     family = IMPLICIT if unit.tensor else IMPLICIT_SIMT
-    positions = math.prod(geometry.kernel)
-    channels = work.k // positions
+    channels = geometry.input_channels // geometry.groups
+    # A result of a transposed convolution with a stride meets only some positions of the window.
+    positions = math.ceil(work.k / channels)
     vector = max(1, int(CHANNEL_BYTES // unit.element_bytes))
     depth = family.slice_bytes / unit.element_bytes
     padded = -(-channels // vector) * vector if unit.tensor else channels
