@@ -262,7 +262,7 @@ extents = st.integers(1, 16).map(lambda lines: 64 * lines)
 """Whole lines of the results of any type: others are misaligned; growing to them is faster on a real one too."""
 
 
-WHOLE = {name: replace(getattr(contraction, name), splits=(1,)) for name in ("SIMT", "WARP", "WARP_GROUP")}
+WHOLE = {name: getattr(contraction, name).whole() for name in ("SIMT", "WARP", "WARP_GROUP")}
 
 
 def grown_product(m, n, k, more, grown, dtype):
@@ -281,7 +281,8 @@ def test_larger_products_never_take_less_time(m, n, k, more, grown, dtype):
 @given(extents, extents, extents, extents, st.sampled_from("mnk"), st.sampled_from(["fp32", "int8"]))
 @settings(max_examples=60, deadline=None)
 def test_larger_products_that_are_not_split_never_take_less_time_or_energy(m, n, k, more, grown, dtype):
-    """The tile is chosen for time and may save energy, as a split of k and, in float16, a larger tile may save more."""
+    """Not at all for time. A tile is chosen for time and may save a little energy; a split of k, and a larger tile in
+    float16, save up to 8%, which is why neither is here."""
     with pytest.MonkeyPatch.context() as patch:
         for name, family in WHOLE.items():
             patch.setattr(contraction, name, family)
