@@ -328,7 +328,9 @@ def test_an_interrupt_ends_a_sweep_with_its_points_kept(tmp_path) -> None:
     out = tmp_path / "points.parquet"
     words = ["sweep", "zoo:mobilenetv2", "-d", "ethos-u65-256", "--vary", "array.rows=4,8,16,32"]
     words += ["--vary", "dram.bandwidth=1e9:64e9:100log", "--processes", "2", "--out", str(out)]
-    code = "from codesign.cli import main; main()"
+    # A shell starts what it puts in the background with SIGINT ignored, and children inherit that: not here.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from codesign.cli import main; main()"
     started = subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
